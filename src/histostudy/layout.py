@@ -1,0 +1,142 @@
+"""Where things lie in the results tree, and which slide belongs to which shard."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from histostudy.errors import ConfigError
+from histostudy.files import digest_of, read_json, write_json
+from histostudy.study import Study
+
+RESULTS = Path("results")
+
+
+def shard_count(n_slides: int, shard_size: int) -> int:
+    """Number of shards: the power of two that gives about `shard_size` slides a shard.
+
+    A power of two changes seldom as a cohort grows, so that one more slide touches one shard.
+    """
+    shards = 1
+    while shards * shard_size < n_slides:
+        shards *= 2
+    return shards
+
+
+def shard_of(slide_id: str, shards: int) -> int:
+    """Shard of a slide: a stable hash of its id, whatever other slides there are."""
+    return int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8], "big") % shards
+
+
+class Layout:
+    """Paths of a study's results.
+
+    Parameters
+    ----------
+    study : Study
+        The resolved study.
+    root : Path
+        The results folder.
+    """
+
+    def __init__(self, study: Study, root: Path = RESULTS) -> None:
+        self.study = study
+        self.cohort = root / "cohorts" / study.cohort.name
+        self.home = root / "studies" / study.study
+
+    @property
+    def source(self) -> Path:
+        """Folder of a simulated cohort's slides and tables."""
+        return self.cohort / "simulated"
+
+    @property
+    def slides_csv(self) -> Path:
+        """The slide table that the study reads."""
+        return self.study.cohort.slides or self.source / "slides.csv"
+
+    @property
+    def patients_csv(self) -> Path | None:
+        """The patient table that the study reads, if it has one."""
+        return self.study.cohort.patients or (self.source / "patients.csv" if self.study.cohort.simulate else None)
+
+    @property
+    def slides(self) -> Path:
+        """Folder of the slide shards' indexes and thumbnails."""
+        return self.cohort / "slides"
+
+    @property
+    def slides_table(self) -> Path:
+        """The validated slide table of the cohort."""
+        return self.cohort / "slides.parquet"
+
+    @property
+    def tissue(self) -> Path:
+        """Folder of the tissue outlines of this study's method."""
+        return self.cohort / "tissue" / self.study.tissue.method
+
+    @property
+    def scale(self) -> str:
+        """Name of the tile set: ``0.5um_224px``, with the label where there is one."""
+        tiles = self.study.tiles
+        return f"{tiles.mpp:g}um_{tiles.size}px" + (f"_{tiles.label}" if tiles.label else "")
+
+    @property
+    def tiles(self) -> Path:
+        """Folder of the tile coordinates."""
+        return self.cohort / "tiles" / self.scale
+
+    @property
+    def features(self) -> Path:
+        """Folder of the features, or of the index over another tool's files."""
+        features = self.study.features
+        if features.precomputed is not None:
+            return self.cohort / "features" / "precomputed" / f"{features.precomputed.name}"
+        name = str(features.encoder).replace("/", "--").replace(":", "-")
+        return self.cohort / "features" / self.scale / name
+
+    @property
+    def features_table(self) -> Path:
+        """Index of the features of every slide of the study."""
+        return self.features / "index.parquet"
+
+    def shard(self, folder: Path, shard: int | str) -> Path:
+        """Index of one shard in a stage's folder."""
+        return folder / f"shard-{shard}.parquet"
+
+    def runs(self, task: str, model: str) -> Path:
+        """Folder of the runs of a model on a task."""
+        return self.home / "runs" / task / model
+
+    def predictions(self, task: str, model: str) -> Path:
+        """Out-of-fold predictions of a model on a task."""
+        return self.home / "predictions" / task / f"{model}.parquet"
+
+    def claim(self) -> None:
+        """Write down whose settings the cohort's shared folders hold; refuse another study's.
+
+        Raises
+        ------
+        ConfigError
+            If another study of the cohort made the same folder with other settings.
+        """
+        study = self.study
+        shared = {self.tissue: study.tissue.model_dump(mode="json")}
+        if study.features.precomputed is None:
+            shared[self.tiles] = study.tiles.model_dump(mode="json") | {"tissue": study.tissue.method}
+            # the batch is how, not what
+            shared[self.features] = study.features.model_dump(mode="json", exclude={"batch_size"})
+        else:
+            shared = {}
+        todo = []
+        for folder, settings in shared.items():
+            note, mine = folder / "made_for.json", {"settings": digest_of(settings), "study": study.study}
+            theirs = read_json(note) if note.exists() else None
+            if theirs and theirs["study"] != mine["study"] and theirs["settings"] != mine["settings"]:
+                raise ConfigError(
+                    f"{folder} was made by study {theirs['study']!r} of this cohort with other settings",
+                    todo="give this study a tiles.label or another cohort.name",
+                )
+            if not theirs or theirs["settings"] != mine["settings"]:
+                todo.append((note, mine))
+        for note, mine in todo:
+            write_json(note, mine)

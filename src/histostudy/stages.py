@@ -1,0 +1,90 @@
+"""Work on a shard of slides: what still holds is kept, the rest is done again, a bad slide is a row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histostudy.errors import BadSlideError
+from histostudy.files import digest_of, sha256
+from histostudy.log import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[Mapping[str, Any]], tuple[str | None, dict[str, Any]]]
+
+
+def run_shard(
+    rows: pd.DataFrame,
+    work: Work,
+    *,
+    out_dir: Path,
+    identity_of: Callable[[Mapping[str, Any]], Any],
+    previous: pd.DataFrame | None = None,
+    what: str = "slides",
+) -> pd.DataFrame:
+    """Run `work` for each slide of `rows` whose file does not already hold, and return the shard's index.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        One row a slide, with at least `slide_id`; worked through in the order of `slide_id`.
+    work : callable
+        Takes a row, writes the slide's file under `out_dir`, returns its name (None: no file) and the
+        columns to put in the index. Raises `BadSlideError` for a slide that cannot be used; any other error
+        is the machine's and stops the shard.
+    out_dir : Path
+        Where the files lie.
+    identity_of : callable
+        Takes a row, returns a JSON-like value of all that the file depends on.
+    previous : DataFrame, optional
+        The index of an earlier run of this shard.
+    what : str
+        Name of the work, for the progress bar.
+
+    Returns
+    -------
+    DataFrame
+        `slide_id`, `status` (``ok`` or ``failed``), `reason`, `detail`, `file`, `sha256`, `identity`, and
+        what `work` returned.
+    """
+    import pandas as pd
+
+    known = {} if previous is None else {r["slide_id"]: r for r in previous.to_dict("records")}
+    index: list[dict[str, Any]] = []
+    kept = 0
+    for row in progress(rows.sort_values("slide_id").to_dict("records"), what, total=len(rows)):
+        slide_id = row["slide_id"]
+        identity = digest_of(identity_of(row))
+        old = known.get(slide_id)
+        if old is not None and old["identity"] == identity and _still_holds(old, out_dir):
+            index.append(old)
+            kept += 1
+            continue
+        base = {"slide_id": slide_id, "status": "ok", "reason": "", "detail": "", "file": "", "sha256": ""}
+        try:
+            name, stats = work(row)
+        except BadSlideError as bad:
+            logger.warning("%s: %s", slide_id, bad)
+            base |= {"status": "failed", "reason": bad.reason, "detail": bad.detail}
+        else:
+            if name is not None:
+                base |= {"file": name, "sha256": sha256(out_dir / name)}
+            base |= stats
+        index.append(base | {"identity": identity})
+    if kept:
+        logger.info("%s: %d of %d kept from an earlier run", what, kept, len(rows))
+    return pd.DataFrame(index)
+
+
+def _still_holds(row: Mapping[str, Any], out_dir: Path) -> bool:
+    """Whether the file of an index row is there with the checksum it was written with."""
+    if not row["file"]:
+        return True
+    path = out_dir / row["file"]
+    return path.is_file() and sha256(path) == row["sha256"]
