@@ -64,6 +64,18 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
             table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
 
 
+def frame_to_json(frame: pd.DataFrame) -> dict[str, Any]:
+    """A table as JSON-like columns and rows; numbers keep ten digits after the point, NaN becomes null."""
+    return json.loads(frame.to_json(orient="split", index=False, double_precision=10))
+
+
+def frame_from_json(value: dict[str, Any]) -> pd.DataFrame:
+    """The table that `frame_to_json` wrote."""
+    import pandas as pd
+
+    return pd.DataFrame(value["data"], columns=value["columns"])
+
+
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     with open(path, "rb") as stream:

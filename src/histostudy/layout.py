@@ -111,6 +111,10 @@ class Layout:
         """Out-of-fold predictions of a model on a task."""
         return self.home / "predictions" / task / f"{model}.parquet"
 
+    def curves(self, task: str) -> Path:
+        """Tables behind the figures of a task: ROC and PR curves, calibration, Kaplan-Meier and others."""
+        return self.home / "tables" / f"{task}_curves.json"
+
     def claim(self) -> None:
         """Write down whose settings the cohort's shared folders hold; refuse another study's.
 

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostudy.errors import BadSlideError
-from histostudy.files import digest_of, sha256
+from histostudy.files import digest_of, read_json, sha256, write_json
 from histostudy.log import progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+
+#: Folder of one small JSON a finished slide: the workflow deletes an index before it makes it again, not these.
+RECORDS = ".records"
 
 Work = Callable[[Mapping[str, Any]], tuple[str | None, dict[str, Any]]]
 
@@ -43,7 +46,7 @@ def run_shard(
     identity_of : callable
         Takes a row, returns a JSON-like value of all that the file depends on.
     previous : DataFrame, optional
-        The index of an earlier run of this shard.
+        Not used: what was done is in the slides' records, which outlive a deleted index and a killed job.
     what : str
         Name of the work, for the progress bar.
 
@@ -55,13 +58,13 @@ def run_shard(
     """
     import pandas as pd
 
-    known = {} if previous is None else {r["slide_id"]: r for r in previous.to_dict("records")}
     index: list[dict[str, Any]] = []
     kept = 0
     for row in progress(rows.sort_values("slide_id").to_dict("records"), what, total=len(rows)):
         slide_id = row["slide_id"]
         identity = digest_of(identity_of(row))
-        old = known.get(slide_id)
+        record = out_dir / RECORDS / f"{slide_id}.json"
+        old = read_json(record) if record.exists() else None
         if old is not None and old["identity"] == identity and _still_holds(old, out_dir):
             index.append(old)
             kept += 1
@@ -76,10 +79,18 @@ def run_shard(
             if name is not None:
                 base |= {"file": name, "sha256": sha256(out_dir / name)}
             base |= stats
-        index.append(base | {"identity": identity})
+        base["identity"] = identity
+        write_json(record, _plain(base))
+        index.append(base)
     if kept:
         logger.info("%s: %d of %d kept from an earlier run", what, kept, len(rows))
     return pd.DataFrame(index)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with numpy's numbers as Python's, and NaN as None, for JSON."""
+    plain = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
+    return {key: None if isinstance(value, float) and value != value else value for key, value in plain.items()}
 
 
 def _still_holds(row: Mapping[str, Any], out_dir: Path) -> bool:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,6 +24,9 @@ CONTROLS = ("prior", "clinical")
 
 class _Keys(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+S = TypeVar("S", bound=_Keys)
 
 
 class Simulate(_Keys):
@@ -281,6 +284,14 @@ def parse_study(config: Mapping[str, Any], *, source: str | Path | None = None) 
     return study
 
 
+def checked(section: type[S], **values: Any) -> S:
+    """A section of a study file made from `values`, with a one-line error where they are wrong."""
+    try:
+        return section(**values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error), where=section.__name__.lower()) from None
+
+
 def load_study(path: str | Path) -> Study:
     """Read and validate a study file (see `parse_study`)."""
     import yaml
@@ -314,7 +325,9 @@ def _find(path: Path, base: Path, key: str, source: str | Path | None) -> Path:
     expanded = Path(os.path.expandvars(path)).expanduser()
     for folder in (base, Path.cwd()):
         if (folder / expanded).exists():
-            return (folder / expanded).resolve()
+            found = (folder / expanded).resolve()
+            # relative where it can be, so that a study's folder can move with its data
+            return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
     raise ConfigError(
         f"{key}: {path} does not exist",
         where=source,

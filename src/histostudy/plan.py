@@ -1,0 +1,154 @@
+"""What the workflow is to make: a study's shards, runs and figures, and what each depends on.
+
+The Snakefile asks this module and nothing else; it imports neither torch nor openslide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from histostudy.codeversion import code_version
+from histostudy.errors import TableError
+from histostudy.files import digest_of, write_text
+from histostudy.layout import RESULTS, Layout, shard_count, shard_of
+from histostudy.study import Expression, Study, parse_study, resolve
+
+#: Modules whose code a stage's results depend on.
+STAGES = {
+    "simulate": ("histostudy.simulate.cohort",),
+    "slides": ("histostudy.slides.stage",),
+    "tissue": ("histostudy.tissue.stage",),
+    "tiles": ("histostudy.tiles.stage",),
+    "embed": ("histostudy.features.stage",),
+    "index": ("histostudy.verbs.slides",),
+    "cohort": ("histostudy.cohort.flow", "histostudy.cohort.table_one"),
+    "split": ("histostudy.splits.folds", "histostudy.splits.published", "histostudy.splits.audit"),
+    "train": ("histostudy.training.stage",),
+    "evaluate": ("histostudy.evaluation.stage",),
+    "figures": ("histostudy.verbs.figures",),
+    "report": ("histostudy.verbs.report",),
+}
+
+
+@dataclass
+class Plan:
+    """A study laid out for the workflow.
+
+    Parameters
+    ----------
+    study : Study
+        The resolved study.
+    layout : Layout
+        Its paths.
+    shards : dict
+        Shard number to a digest of all that its slides are: ids, paths, given scales, sizes, times.
+    """
+
+    study: Study
+    layout: Layout
+    shards: dict[int, str] = field(default_factory=dict)
+    n_shards: int = 1
+
+    @property
+    def file(self) -> Path:
+        """The resolved study file that every job reads."""
+        return self.layout.home / "study.yaml"
+
+    def write(self) -> None:
+        """Write the resolved study file, if it says something new, and claim the cohort's folders."""
+        self.layout.claim()
+        text = yaml.safe_dump(resolve(self.study), sort_keys=False, allow_unicode=True)
+        if not self.file.exists() or self.file.read_text(encoding="utf-8") != text:
+            write_text(self.file, text)
+
+    def code(self, stage: str) -> str:
+        """Version of the code that a stage runs."""
+        return code_version(*STAGES[stage])
+
+    def settings(self, *keys: str) -> str:
+        """Digest of the named sections of the study, so that a rule sees only what it depends on."""
+        whole = resolve(self.study)
+        return digest_of({key: whole[key] for key in keys})
+
+    def model_settings(self, task: str, model: str) -> str:
+        """Digest of all settings that the runs of a model on a task depend on."""
+        spec = self.study.models.get(model)
+        return digest_of(
+            {
+                "model": spec.model_dump(mode="json") if spec else model,
+                "task": self.study.task(task).model_dump(mode="json"),
+                "seed": self.study.seed,
+            }
+        )
+
+    def indexes(self, folder: Path) -> list[str]:
+        """Indexes of all shards of a stage."""
+        return [str(self.layout.shard(folder, i)) for i in self.shards]
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables of the cohort that study-level rules read."""
+        paths = [self.layout.slides_csv, self.layout.patients_csv]
+        paths += [task.table for task in self.study.tasks if isinstance(task, Expression)]
+        return [str(path) for path in dict.fromkeys(paths) if path is not None]
+
+
+def make_plan(config: Mapping[str, Any], source: str | Path | None = None, root: Path = RESULTS) -> Plan:
+    """Validate a study and its tables, and lay it out.
+
+    Parameters
+    ----------
+    config : mapping
+        The study file's content.
+    source : str or Path, optional
+        The study file.
+    root : Path
+        The results folder.
+
+    Raises
+    ------
+    StudyError
+        One line on what is wrong in the study file or its tables, before any work starts.
+    """
+    study = parse_study(config, source=source)
+    layout = Layout(study, root)
+    if study.cohort.simulate is not None:
+        for task in study.tasks:
+            if isinstance(task, Expression):
+                task.table = layout.source / task.table.name
+    rows = _slide_rows(study, layout)
+    n_shards = shard_count(len(rows), study.cohort.shard_size)
+    members: dict[int, list[Any]] = {}
+    for slide_id, facts in sorted(rows.items()):
+        members.setdefault(shard_of(slide_id, n_shards), []).append([slide_id, facts])
+    shards = {shard: digest_of(slides) for shard, slides in sorted(members.items())}
+    return Plan(study, layout, shards, n_shards)
+
+
+def _slide_rows(study: Study, layout: Layout) -> dict[str, Any]:
+    """Slides of the study with what their shard's digest is made of."""
+    if study.cohort.simulate is not None:
+        from histostudy.simulate.cohort import plan as plan_cohort
+
+        drawn = plan_cohort(study.cohort.simulate, study.seed)
+        recipe = digest_of([study.cohort.simulate.model_dump(mode="json"), study.seed])
+        return dict.fromkeys(drawn.slide_ids, recipe)
+    from histostudy.verbs.tables import check_tables
+
+    slides = check_tables(study, layout)
+    rows = {}
+    for row in slides.to_dict("records"):
+        facts: dict[str, Any] = {"mpp": row.get("mpp"), "patient": row["patient_id"]}
+        if study.features.precomputed is None:
+            path = Path(row["path"])
+            stat = path.stat()
+            facts |= {"path": str(path), "size": stat.st_size, "mtime": stat.st_mtime_ns}
+        rows[row["slide_id"]] = facts
+    if not rows:
+        raise TableError("no slides", where=layout.slides_csv, todo="give it at least one row")
+    return rows

@@ -1,0 +1,70 @@
+"""Verbs that train and score the models of a study."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histostudy.errors import ConfigError
+from histostudy.files import frame_to_json, write_json, write_table
+from histostudy.study import CONTROLS
+from histostudy.verbs.tables import Tables, load_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from histostudy.features.bags import Bags
+
+logger = logging.getLogger(__name__)
+
+
+def load_splits(tables: Tables) -> pd.DataFrame:
+    """The folds of a study; ids stay text."""
+    import pandas as pd
+
+    return pd.read_csv(tables.layout.home / "splits.csv", dtype={"patient_id": str})
+
+
+def load_bags(tables: Tables) -> Bags:
+    """The features of every patient of a study, slides in the order of their ids."""
+    from histostudy.features.bags import Bags
+
+    good = tables.good
+    folder = tables.layout.features
+    column = "path" if "path" in good else "file"
+    paths = {s: folder / f if column == "file" else Path(f) for s, f in zip(good["slide_id"], good[column], strict=True)}
+    return Bags.load(paths, dict(zip(good["slide_id"], good["patient_id"], strict=True)))
+
+
+def train_model_of_study(study_file: Path, task: str, model: str) -> None:
+    """Train all runs of a model on a task; what still holds of an earlier call is kept."""
+    from histostudy.training.stage import train_model
+
+    tables = load_tables(study_file)
+    study = tables.study
+    if task not in tables.outcomes:
+        raise ConfigError(f"no task {task!r}", where=study_file, todo=f"tasks: {', '.join(tables.outcomes)}")
+    if model not in study.model_names(task):
+        raise ConfigError(f"no model {model!r}", where=study_file, todo=f"models: {', '.join(study.model_names(task))}")
+    bags = None if model in CONTROLS else load_bags(tables)
+    folder = tables.layout.runs(task, model)
+    index = train_model(study, study.task(task), model, bags, tables.outcomes[task], load_splits(tables), folder)
+    write_table(folder / "runs.parquet", index)
+
+
+def evaluate_task_of_study(study_file: Path, task: str) -> None:
+    """Score a task: out-of-fold predictions, metrics with intervals, comparisons, curves."""
+    from histostudy.evaluation.runs import gather, pool_predictions, training_outcomes
+    from histostudy.evaluation.stage import evaluate_task
+
+    tables = load_tables(study_file)
+    study, layout = tables.study, tables.layout
+    predictions = {model: gather(layout.runs(task, model)) for model in study.model_names(task)}
+    train = training_outcomes(tables.outcomes[task], load_splits(tables))
+    metrics, comparison, curves = evaluate_task(study, study.task(task), predictions, train)
+    for model, frame in predictions.items():
+        write_table(layout.predictions(task, model), pool_predictions([frame]))
+    write_table(layout.home / "metrics" / f"{task}.csv", metrics)
+    write_table(layout.home / "comparison" / f"{task}.csv", comparison)
+    write_json(layout.curves(task), {name: frame_to_json(frame) for name, frame in curves.items()})

@@ -1,0 +1,153 @@
+"""Verbs that work on a shard of a cohort's slides, and the one that joins the shards."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histostudy.errors import StudyError
+from histostudy.files import write_table
+from histostudy.layout import Layout, shard_of
+from histostudy.study import Study, load_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+#: What a row of a study's feature index says besides the file: one column a fact, from the stage that knows it.
+FACTS = {
+    "slides": ["mpp", "mpp_source", "mpp_metadata", "width_px0", "height_px0", "vendor", "backend", "thumbnail"],
+    "tissue": ["tissue_area_um2", "sections", "pen_area_um2"],
+    "tiles": ["mpp_effective", "size_px0"],
+}
+
+
+def _open(study_file: Path) -> tuple[Study, Layout]:
+    study = load_study(study_file)
+    return study, Layout(study)
+
+
+def _index(path: Path) -> pd.DataFrame | None:
+    import pandas as pd
+
+    return pd.read_parquet(path) if path.exists() else None
+
+
+def _needed(path: Path) -> pd.DataFrame:
+    index = _index(path)
+    if index is None:
+        raise StudyError("no such index", where=path, todo="run the stage before this one for the same shard")
+    return index
+
+
+def inspect_shard(study_file: Path, shard: tuple[int, int]) -> None:
+    """Open the slides of a shard and write what they are."""
+    from histostudy.slides.stage import inspect_slides
+    from histostudy.verbs.tables import slides_of
+
+    study, layout = _open(study_file)
+    number, shards = shard
+    rows = slides_of(study, layout)
+    rows = rows[[shard_of(slide, shards) == number for slide in rows["slide_id"]]]
+    write_table(layout.shard(layout.slides, number), inspect_slides(rows, layout.slides))
+
+
+def tissue_shard(study_file: Path, shard: tuple[int, int]) -> None:
+    """Outline the tissue of the slides of a shard."""
+    from histostudy.tissue.stage import segment_slides
+
+    study, layout = _open(study_file)
+    number, _ = shard
+    path = layout.shard(layout.tissue, number)
+    slides = _needed(layout.shard(layout.slides, number))
+    write_table(path, segment_slides(slides, study.tissue, layout.tissue))
+
+
+def tiles_shard(study_file: Path, shard: tuple[int, int]) -> None:
+    """Lay the tiles of the slides of a shard."""
+    from histostudy.tiles.stage import tile_slides
+
+    study, layout = _open(study_file)
+    number, _ = shard
+    path = layout.shard(layout.tiles, number)
+    slides = _needed(layout.shard(layout.slides, number))
+    tissue = _needed(layout.shard(layout.tissue, number))
+    write_table(path, tile_slides(slides, tissue, layout.tissue, study.tiles, layout.tiles))
+
+
+def embed_shard(study_file: Path, shard: tuple[int, int]) -> None:
+    """Encode the tiles of the slides of a shard."""
+    from histostudy.features.stage import embed_slides
+
+    study, layout = _open(study_file)
+    number, _ = shard
+    path = layout.shard(layout.features, number)
+    slides = _needed(layout.shard(layout.slides, number))
+    tiles = _needed(layout.shard(layout.tiles, number))
+    index = embed_slides(slides, tiles, layout.tiles, study.features, study.tiles, layout.features)
+    write_table(path, index)
+
+
+def join_indexes(study_file: Path, shards: int) -> None:
+    """Join the shards into the cohort's slide table and the index of its features.
+
+    Raises
+    ------
+    StudyError
+        If more than `cohort.max_failed` of the slides failed, naming the commonest reason.
+    """
+    study, layout = _open(study_file)
+    if study.features.precomputed is not None:
+        slides, features = _precomputed(study, layout)
+    else:
+        slides, features = _computed(layout, shards)
+    features = features.sort_values("slide_id", ignore_index=True)
+    failed = features[features["status"] == "failed"]
+    if len(failed) > study.cohort.max_failed * len(features):
+        reasons = failed["reason"].value_counts()
+        raise StudyError(
+            f"{len(failed)} of {len(features)} slides failed (most often {reasons.index[0]}: {reasons.iloc[0]}, "
+            f"first {failed['slide_id'].iloc[0]})",
+            where=layout.slides_csv,
+            todo="mend or exclude them, or raise cohort.max_failed",
+        )
+    write_table(layout.slides_table, slides.sort_values("slide_id", ignore_index=True))
+    write_table(layout.features_table, features)
+
+
+def _precomputed(study: Study, layout: Layout) -> tuple[pd.DataFrame, pd.DataFrame]:
+    from histostudy.features.stage import index_precomputed
+    from histostudy.verbs.tables import slides_of
+
+    slides = slides_of(study, layout)
+    features = index_precomputed(slides, study.features)
+    features = features.merge(slides[["slide_id", "patient_id"]], on="slide_id", validate="one_to_one")
+    slides = slides[["slide_id", "patient_id", "mpp"]].merge(features[["slide_id", "status", "reason", "detail"]])
+    slides["mpp_source"] = slides["mpp"].notna().map({True: "table", False: ""})
+    return slides, features
+
+
+def _computed(layout: Layout, shards: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The slide table, and one row a slide with the facts and the first failure of its stages."""
+    import pandas as pd
+
+    def whole(folder: Path) -> pd.DataFrame:
+        found = (_index(layout.shard(folder, i)) for i in range(shards))
+        return pd.concat([part for part in found if part is not None], ignore_index=True)
+
+    slides = whole(layout.slides)
+    stages = {"tissue": whole(layout.tissue), "tiles": whole(layout.tiles)}
+    features = whole(layout.features)
+    joined = slides[["slide_id", "patient_id", *[c for c in FACTS["slides"] if c in slides]]]
+    for name, stage in stages.items():
+        joined = joined.merge(stage[["slide_id", *[c for c in FACTS[name] if c in stage]]], on="slide_id", how="left")
+    joined = joined.merge(features, on="slide_id", how="left", validate="one_to_one")
+    # the reason that counts is that of the first stage which failed
+    for stage in (stages["tiles"], stages["tissue"], slides):
+        bad = stage[stage["status"] != "ok"].set_index("slide_id")
+        hit = joined["slide_id"].isin(bad.index)
+        for column in ("status", "reason", "detail"):
+            joined.loc[hit, column] = joined.loc[hit, "slide_id"].map(bad[column])
+    return slides, joined

@@ -1,0 +1,185 @@
+"""The base of the package: files, seeds, code versions, registry, shards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histostudy import codeversion
+from histostudy.errors import BadSlideError, ConfigError
+from histostudy.files import atomic, digest_of, fingerprint, sha256, write_json
+from histostudy.layout import Layout, shard_count, shard_of
+from histostudy.registry import Registry
+from histostudy.seeds import derive_seed
+from histostudy.stages import run_shard
+from histostudy.study import parse_study
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "x.json"
+    with pytest.raises(RuntimeError), atomic(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert not target.exists()
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_failed_rewrite_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(target, {"a": float("nan")})
+    assert target.read_text() == '{\n "a": 1\n}\n'
+
+
+def test_fingerprint_notices_a_change_at_either_end_and_of_size(tmp_path: Path) -> None:
+    path = tmp_path / "slide"
+    content = bytearray(os.urandom(5 << 20))
+    path.write_bytes(content)
+    seen = {fingerprint(path)}
+    for change in (0, len(content) // 2, len(content) - 1):
+        content[change] ^= 1
+        path.write_bytes(content)
+        seen.add(fingerprint(path))
+    path.write_bytes(content[:-1])
+    assert len(seen | {fingerprint(path)}) == 5
+
+
+@given(st.dictionaries(st.text(), st.integers()))
+def test_digest_does_not_see_the_order_of_keys(value: dict) -> None:
+    assert digest_of(value) == digest_of(dict(reversed(list(value.items()))))
+
+
+def test_seeds_differ_by_purpose_and_repeat() -> None:
+    seeds = {derive_seed(0, "os", "abmil", repeat, fold) for repeat in range(10) for fold in range(10)}
+    assert len(seeds) == 100
+    assert derive_seed(0, "os", "abmil", 1, 11) != derive_seed(0, "os", "abmil", 11, 1)
+    assert derive_seed(3, "a") == derive_seed(3, "a") != derive_seed(4, "a")
+
+
+def test_registry_suggests_the_name_that_was_meant() -> None:
+    things: Registry[int] = Registry("aggregator")
+    things.register("abmil")(1)
+    with pytest.raises(ConfigError, match="unknown aggregator 'abmill'; did you mean 'abmil'"):
+        things["abmill"]
+    with pytest.raises(ValueError, match="twice"):
+        things.register("abmil")(2)
+
+
+def _version_of(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "stage.py").write_text(source)
+    monkeypatch.setattr(codeversion, "ROOT", tmp_path)
+    codeversion._parsed.cache_clear()
+    codeversion.code_version.cache_clear()
+    version = codeversion.code_version("histostudy.stage")
+    codeversion._parsed.cache_clear()
+    codeversion.code_version.cache_clear()
+    return version
+
+
+def test_code_version_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "helper.py").write_text("X = 1\n")
+    code = "from histostudy.helper import X\n\ndef f():\n    '''One.'''\n    return X\n"
+    first = _version_of(code, tmp_path, monkeypatch)
+    assert _version_of(code.replace("One", "Two") + "# why\n", tmp_path, monkeypatch) == first
+    assert _version_of(code.replace("return X", "return -X"), tmp_path, monkeypatch) != first
+    (tmp_path / "helper.py").write_text("X = 2\n")
+    assert _version_of(code, tmp_path, monkeypatch) != first, "a changed import changes what imports it"
+
+
+def test_a_model_file_is_not_part_of_the_embedding() -> None:
+    from histostudy.plan import STAGES
+
+    modules: set[str] = set()
+    todo = list(STAGES["embed"])
+    while todo:
+        name = todo.pop()
+        if name not in modules:
+            modules.add(name)
+            todo.extend(codeversion._parsed(name)[1])
+    assert "histostudy.features.stage" in modules
+    assert not [m for m in modules if m.startswith(("histostudy.models", "histostudy.training", "histostudy.report"))]
+
+
+@given(st.integers(1, 100_000))
+def test_shards_are_about_as_large_as_asked(slides: int) -> None:
+    shards = shard_count(slides, 64)
+    assert slides <= shards * 64 and (shards == 1 or slides > shards * 32)
+
+
+def test_one_more_slide_touches_one_shard() -> None:
+    ids = [f"slide-{i}" for i in range(300)]
+    before = {i: shard_of(i, shard_count(300, 64)) for i in ids}
+    after = {i: shard_of(i, shard_count(301, 64)) for i in [*ids, "new"]}
+    assert all(before[i] == after[i] for i in ids)
+
+
+def test_shards_keep_what_holds_and_redo_the_rest(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"slide_id": ["b", "a", "bad"]})
+    done: list[str] = []
+
+    def work(row: dict) -> tuple[str, dict]:
+        done.append(row["slide_id"])
+        if row["slide_id"] == "bad":
+            raise BadSlideError("no_tissue", "nothing but glass")
+        name = f"{row['slide_id']}.txt"
+        (tmp_path / name).write_text(row["slide_id"])
+        return name, {"n": 1}
+
+    def run(parameter: int) -> pd.DataFrame:
+        done.clear()
+        return run_shard(rows, work, out_dir=tmp_path, identity_of=lambda row: [row["slide_id"], parameter])
+
+    index = run(1)
+    assert index["slide_id"].tolist() == ["a", "b", "bad"]
+    assert index["status"].tolist() == ["ok", "ok", "failed"]
+    assert index.loc[2, "reason"] == "no_tissue"
+    assert index.loc[0, "sha256"] == sha256(tmp_path / "a.txt")
+    run(1)
+    assert done == []
+    (tmp_path / "a.txt").write_text("half a fi")
+    run(1)
+    assert done == ["a"], "a file that is not what was written is made again"
+    run(2)
+    assert done == ["a", "b", "bad"], "another parameter is other work"
+
+
+def test_a_bad_machine_is_not_a_bad_slide(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"slide_id": ["a", "b"]})
+
+    def work(row: dict) -> tuple[None, dict]:
+        if row["slide_id"] == "b":
+            raise OSError("No space left on device")
+        return None, {}
+
+    with pytest.raises(OSError, match="No space"):
+        run_shard(rows, work, out_dir=tmp_path, identity_of=dict)
+    seen: list[str] = []
+    run_shard(rows, lambda r: (seen.append(r["slide_id"]), (None, {}))[1], out_dir=tmp_path, identity_of=dict)
+    assert seen == ["b"], "what was finished before the failure is kept"
+
+
+def test_two_studies_cannot_fill_one_folder_with_different_tiles(tmp_path: Path) -> None:
+    def layout(name: str, **tiles: object) -> Layout:
+        study = parse_study({"study": name, "cohort": {"name": "c", "simulate": {}}, "tiles": tiles})
+        return Layout(study, tmp_path)
+
+    layout("one").claim()
+    layout("one", min_tissue=0.3).claim()
+    layout("two", min_tissue=0.3).claim()
+    with pytest.raises(ConfigError, match="made by study 'one'.*tiles.label"):
+        layout("two", min_tissue=0.4).claim()
+    layout("two", min_tissue=0.4, label="dense").claim()
+
+
+def test_help_and_plan_import_neither_torch_nor_openslide() -> None:
+    code = "import sys, histostudy.cli, histostudy.plan; print([m for m in ('torch', 'openslide') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,83 @@
+# The study, laid out: everything the rules need to know is asked of histostudy.plan.
+import sys
+from pathlib import Path
+
+import yaml
+
+from histostudy.errors import StudyError
+from histostudy.plan import make_plan
+
+
+def plan_study():
+    """The study of --configfile, or the default one; a bad one is a single line and exit code 2."""
+    files = [str(path) for path in workflow.configfiles]
+    source = Path(files[-1]) if files else Path(workflow.basedir).parent / "config" / "config.yaml"
+    overrides = dict(config) if files else {**yaml.safe_load(source.read_text()), **config}
+    try:
+        plan = make_plan(overrides, source)
+        if workflow.is_main_process:
+            plan.write()
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    return plan
+
+
+PLAN = plan_study()
+STUDY = PLAN.study
+HOME = str(PLAN.layout.home)
+COHORT = str(PLAN.layout.cohort)
+FOLDERS = {
+    "slides": str(PLAN.layout.slides),
+    "tissue": str(PLAN.layout.tissue),
+    "tiles": str(PLAN.layout.tiles),
+    "features": str(PLAN.layout.features),
+    "source": str(PLAN.layout.source),
+}
+LOGS = f"logs/{STUDY.study}"
+PRECOMPUTED = STUDY.features.precomputed is not None
+ENVIRONMENT = "../../envs/environment.yaml"
+
+
+wildcard_constraints:
+    shard=r"\d+",
+    task="|".join(task.name for task in STUDY.tasks) or "none",
+    model=r"[A-Za-z0-9_.-]+",
+
+
+def members(wildcards):
+    """Digest of a shard's slides: adding one touches its shard alone."""
+    return PLAN.shards[int(wildcards.shard)]
+
+
+def model_settings(wildcards):
+    """Digest of what the runs of a model on a task depend on."""
+    return PLAN.model_settings(wildcards.task, wildcards.model)
+
+
+def runs_of_task(wildcards):
+    """Indexes of the runs of all models on a task."""
+    return [f"{HOME}/runs/{wildcards.task}/{m}/runs.parquet" for m in STUDY.model_names(wildcards.task)]
+
+
+def runs_of_study(wildcards):
+    """Indexes of all runs."""
+    return [f"{HOME}/runs/{t.name}/{m}/runs.parquet" for t in STUDY.tasks for m in STUDY.model_names(t.name)]
+
+
+def results_of_study(kind):
+    """One file a task under a folder of the study."""
+    return [f"{HOME}/{kind}/{task.name}.csv" for task in STUDY.tasks]
+
+
+def figure_files():
+    """Every figure of the study, marked for Snakemake's own report."""
+    from histostudy.verbs.figures import planned_figures
+
+    files = []
+    for figure in planned_figures(STUDY):
+        stem = f"{HOME}/figures/{figure.stem}"
+        shown = {"category": figure.category, "labels": figure.labels}
+        files += [report(f"{stem}.svg", caption=f"../report/{figure.caption}.rst", **shown)]
+        files += [f"{stem}.pdf", f"{stem}.png"]
+    return files

@@ -1,0 +1,150 @@
+# Slides to features: the cohort's work, a shard of slides a job.
+if STUDY.cohort.simulate is not None:
+
+    rule simulate:
+        output:
+            slides=f"{FOLDERS['source']}/slides.csv",
+            patients=f"{FOLDERS['source']}/patients.csv",
+            expression=f"{FOLDERS['source']}/expression.csv",
+            truth=f"{FOLDERS['source']}/truth.json",
+        log:
+            f"{LOGS}/simulate.log",
+        benchmark:
+            f"{LOGS}/benchmarks/simulate.tsv"
+        conda:
+            ENVIRONMENT
+        params:
+            study=PLAN.file,
+            settings=PLAN.settings("cohort", "seed"),
+            code=PLAN.code("simulate"),
+        threads: 8
+        resources:
+            mem_mb=4000,
+        shell:
+            "histostudy simulate --study {params.study} --workers {threads} > {log} 2>&1"
+
+
+if not PRECOMPUTED:
+
+    rule slides:
+        input:
+            table=ancient(PLAN.layout.slides_csv),
+        output:
+            f"{FOLDERS['slides']}/shard-{{shard}}.parquet",
+        log:
+            f"{LOGS}/slides/{{shard}}.log",
+        benchmark:
+            f"{LOGS}/benchmarks/slides/{{shard}}.tsv"
+        conda:
+            ENVIRONMENT
+        params:
+            study=PLAN.file,
+            shards=PLAN.n_shards,
+            members=members,
+            code=PLAN.code("slides"),
+        threads: 1
+        retries: 2
+        resources:
+            mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        shell:
+            "histostudy slides --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
+
+    rule tissue:
+        input:
+            slides=f"{FOLDERS['slides']}/shard-{{shard}}.parquet",
+        output:
+            f"{FOLDERS['tissue']}/shard-{{shard}}.parquet",
+        log:
+            f"{LOGS}/tissue/{{shard}}.log",
+        benchmark:
+            f"{LOGS}/benchmarks/tissue/{{shard}}.tsv"
+        conda:
+            ENVIRONMENT
+        params:
+            study=PLAN.file,
+            shards=PLAN.n_shards,
+            settings=PLAN.settings("tissue"),
+            code=PLAN.code("tissue"),
+        threads: 1
+        retries: 2
+        resources:
+            mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        shell:
+            "histostudy tissue --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
+
+    rule tiles:
+        input:
+            slides=f"{FOLDERS['slides']}/shard-{{shard}}.parquet",
+            tissue=f"{FOLDERS['tissue']}/shard-{{shard}}.parquet",
+        output:
+            f"{FOLDERS['tiles']}/shard-{{shard}}.parquet",
+        log:
+            f"{LOGS}/tiles/{{shard}}.log",
+        benchmark:
+            f"{LOGS}/benchmarks/tiles/{{shard}}.tsv"
+        conda:
+            ENVIRONMENT
+        params:
+            study=PLAN.file,
+            shards=PLAN.n_shards,
+            settings=PLAN.settings("tiles", "tissue"),
+            code=PLAN.code("tiles"),
+        threads: 1
+        retries: 2
+        resources:
+            mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        shell:
+            "histostudy tiles --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
+
+    rule embed:
+        input:
+            slides=f"{FOLDERS['slides']}/shard-{{shard}}.parquet",
+            tiles=f"{FOLDERS['tiles']}/shard-{{shard}}.parquet",
+        output:
+            f"{FOLDERS['features']}/shard-{{shard}}.parquet",
+        log:
+            f"{LOGS}/embed/{{shard}}.log",
+        benchmark:
+            f"{LOGS}/benchmarks/embed/{{shard}}.tsv"
+        conda:
+            ENVIRONMENT
+        params:
+            study=PLAN.file,
+            shards=PLAN.n_shards,
+            settings=PLAN.settings("features", "tiles"),
+            code=PLAN.code("embed"),
+        threads: 1
+        retries: 2
+        resources:
+            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            gpu=0 if STUDY.features.encoder == "builtin" else 1,
+        shell:
+            "histostudy embed --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
+
+
+rule index:
+    input:
+        tables=PLAN.tables,
+        slides=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.slides),
+        tissue=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.tissue),
+        tiles=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.tiles),
+        features=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.features),
+    output:
+        slides=PLAN.layout.slides_table,
+        features=PLAN.layout.features_table,
+    log:
+        f"{LOGS}/index.log",
+    benchmark:
+        f"{LOGS}/benchmarks/index.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        study=PLAN.file,
+        shards=PLAN.n_shards,
+        settings=PLAN.settings("cohort", "features"),
+        code=PLAN.code("index"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+    shell:
+        "histostudy index --study {params.study} --shards {params.shards} > {log} 2>&1"

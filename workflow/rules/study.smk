@@ -1,0 +1,152 @@
+# Features to the report: the study's work.
+rule cohort:
+    input:
+        tables=PLAN.tables,
+        index=PLAN.layout.features_table,
+    output:
+        flow=f"{HOME}/cohort_flow.json",
+        table_one=f"{HOME}/table_one.csv",
+    log:
+        f"{LOGS}/cohort.log",
+    benchmark:
+        f"{LOGS}/benchmarks/cohort.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        study=PLAN.file,
+        settings=PLAN.settings("cohort", "tasks"),
+        code=PLAN.code("cohort"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "histostudy cohort summary --study {params.study} > {log} 2>&1"
+
+
+rule split:
+    input:
+        tables=PLAN.tables,
+        index=PLAN.layout.features_table,
+    output:
+        splits=f"{HOME}/splits.csv",
+        leakage=f"{HOME}/leakage.json",
+    log:
+        f"{LOGS}/split.log",
+    benchmark:
+        f"{LOGS}/benchmarks/split.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        study=PLAN.file,
+        settings=PLAN.settings("splits", "seed", "tasks"),
+        code=PLAN.code("split"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "histostudy split --study {params.study} > {log} 2>&1"
+
+
+rule train:
+    input:
+        tables=PLAN.tables,
+        index=PLAN.layout.features_table,
+        splits=f"{HOME}/splits.csv",
+    output:
+        f"{HOME}/runs/{{task}}/{{model}}/runs.parquet",
+    log:
+        f"{LOGS}/train/{{task}}/{{model}}.log",
+    benchmark:
+        f"{LOGS}/benchmarks/train/{{task}}/{{model}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        study=PLAN.file,
+        settings=model_settings,
+        code=PLAN.code("train"),
+    threads: 1
+    retries: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+    shell:
+        "histostudy train --study {params.study} --task {wildcards.task} --model {wildcards.model} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        tables=PLAN.tables,
+        index=PLAN.layout.features_table,
+        splits=f"{HOME}/splits.csv",
+        runs=runs_of_task,
+    output:
+        metrics=f"{HOME}/metrics/{{task}}.csv",
+        comparison=f"{HOME}/comparison/{{task}}.csv",
+        curves=f"{HOME}/tables/{{task}}_curves.json",
+    log:
+        f"{LOGS}/evaluate/{{task}}.log",
+    benchmark:
+        f"{LOGS}/benchmarks/evaluate/{{task}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        study=PLAN.file,
+        settings=PLAN.settings("compare", "seed"),
+        code=PLAN.code("evaluate"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+    shell:
+        "histostudy evaluate --study {params.study} --task {wildcards.task} > {log} 2>&1"
+
+
+rule figures:
+    input:
+        tables=PLAN.tables,
+        index=PLAN.layout.features_table,
+        flow=f"{HOME}/cohort_flow.json",
+        runs=runs_of_study,
+        metrics=results_of_study("metrics"),
+        comparison=results_of_study("comparison"),
+    output:
+        figure_files(),
+    log:
+        f"{LOGS}/figures.log",
+    benchmark:
+        f"{LOGS}/benchmarks/figures.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        study=PLAN.file,
+        code=PLAN.code("figures"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+    shell:
+        "histostudy figures --study {params.study} > {log} 2>&1"
+
+
+rule report:
+    input:
+        tables=PLAN.tables,
+        flow=f"{HOME}/cohort_flow.json",
+        table_one=f"{HOME}/table_one.csv",
+        leakage=f"{HOME}/leakage.json" if STUDY.tasks else [],
+        metrics=results_of_study("metrics"),
+        comparison=results_of_study("comparison"),
+        figures=rules.figures.output,
+    output:
+        report(f"{HOME}/report.html", caption="../report/report.rst", category="Report", labels={"page": "whole study"}),
+    log:
+        f"{LOGS}/report.log",
+    benchmark:
+        f"{LOGS}/benchmarks/report.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        study=PLAN.file,
+        code=PLAN.code("report"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "histostudy report --study {params.study} > {log} 2>&1"
