@@ -49,22 +49,21 @@ def train_model_of_study(study_file: Path, task: str, model: str) -> None:
         raise ConfigError(f"no model {model!r}", where=study_file, todo=f"models: {', '.join(study.model_names(task))}")
     bags = None if model in CONTROLS else load_bags(tables)
     folder = tables.layout.runs(task, model)
-    index = train_model(study, study.task(task), model, bags, tables.outcomes[task], load_splits(tables), folder)
+    index = train_model(study, task, model, bags, tables.outcomes[task], load_splits(tables), folder)
     write_table(folder / "runs.parquet", index)
 
 
 def evaluate_task_of_study(study_file: Path, task: str) -> None:
     """Score a task: out-of-fold predictions, metrics with intervals, comparisons, curves."""
-    from histostudy.evaluation.runs import gather, pool_predictions, training_outcomes
+    from histostudy.evaluation.runs import gather, pool_predictions
     from histostudy.evaluation.stage import evaluate_task
 
     tables = load_tables(study_file)
     study, layout = tables.study, tables.layout
     predictions = {model: gather(layout.runs(task, model)) for model in study.model_names(task)}
-    train = training_outcomes(tables.outcomes[task], load_splits(tables))
-    metrics, comparison, curves = evaluate_task(study, study.task(task), predictions, train)
+    scored = evaluate_task(study, study.task(task), predictions, tables.outcomes[task], load_splits(tables))
     for model, frame in predictions.items():
         write_table(layout.predictions(task, model), pool_predictions([frame]))
-    write_table(layout.home / "metrics" / f"{task}.csv", metrics)
-    write_table(layout.home / "comparison" / f"{task}.csv", comparison)
-    write_json(layout.curves(task), {name: frame_to_json(frame) for name, frame in curves.items()})
+    write_table(layout.home / "metrics" / f"{task}.csv", scored.metrics)
+    write_table(layout.home / "comparison" / f"{task}.csv", scored.comparison)
+    write_json(layout.curves(task), {name: frame_to_json(frame) for name, frame in scored.curves.items()})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostudy.errors import BadSlideError
-from histostudy.files import atomic, write_text
+from histostudy.files import atomic
 from histostudy.study import Features, Tiles, Tissue
 
 if TYPE_CHECKING:
@@ -20,13 +19,10 @@ logger = logging.getLogger(__name__)
 
 def tissue_of_slide(slide: Path, output: Path, method: str, slide_mpp: float | None) -> None:
     """Write the tissue of a slide as GeoJSON."""
-    from histostudy.slides.reader import open_slide
-    from histostudy.tissue.stage import segment_slide
-
-    with open_slide(slide, mpp=slide_mpp) as opened:
-        collection, stats = segment_slide(opened, Tissue(method=method))
-    write_text(output, json.dumps(collection))
-    logger.info("%s: %.1f mm2 of tissue -> %s", slide.name, stats["tissue_area_um2"] / 1e6, output)
+    with tempfile.TemporaryDirectory() as scratch:
+        _, outlined, folder = _outline(slide, method, slide_mpp, Path(scratch))
+        _hand_over(outlined, folder, output)
+    logger.info("%s: %.1f mm2 of tissue -> %s", slide.name, outlined["tissue_area_um2"].iloc[0] / 1e6, output)
 
 
 def tiles_of_slide(slide: Path, output: Path, tiles: Tiles, method: str, slide_mpp: float | None) -> None:
@@ -51,21 +47,30 @@ def embed_slide(
     logger.info("%s: %d tiles of %d features -> %s", slide.name, *index[["n_tiles", "dim"]].iloc[0], output)
 
 
-def _tile(
-    slide: Path, tiles: Tiles, method: str, slide_mpp: float | None, scratch: Path
+def _outline(
+    slide: Path, method: str, slide_mpp: float | None, scratch: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
-    """Indexes of the slide and of its tiles, made by the stages a study runs, and the folder of the tiles."""
+    """Indexes of the slide and of its tissue, made by the stages a study runs, and the folder of the outline."""
     import pandas as pd
 
     from histostudy.slides.stage import inspect_slides
-    from histostudy.tiles.stage import tile_slides
     from histostudy.tissue.stage import segment_slides
 
     rows = pd.DataFrame([{"slide_id": slide.stem, "patient_id": slide.stem, "path": str(slide), "mpp": slide_mpp}])
     slides = _good(inspect_slides(rows, scratch / "slides"))
-    outlined = _good(segment_slides(slides, Tissue(method=method), scratch / "tissue"))
+    folder = scratch / "tissue"
+    return slides, _good(segment_slides(slides, Tissue(method=method), folder)), folder
+
+
+def _tile(
+    slide: Path, tiles: Tiles, method: str, slide_mpp: float | None, scratch: Path
+) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    """Indexes of the slide and of its tiles, and the folder of the tiles."""
+    from histostudy.tiles.stage import tile_slides
+
+    slides, outlined, outlines = _outline(slide, method, slide_mpp, scratch)
     folder = scratch / "tiles"
-    return slides, _good(tile_slides(slides, outlined, scratch / "tissue", tiles, folder)), folder
+    return slides, _good(tile_slides(slides, outlined, outlines, tiles, folder)), folder
 
 
 def _good(index: pd.DataFrame) -> pd.DataFrame:

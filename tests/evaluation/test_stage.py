@@ -1,0 +1,228 @@
+"""A whole task: from predictions of several models to its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histostudy.errors import StudyError
+from histostudy.evaluation import expression
+from histostudy.evaluation.runs import CUTOFF, gather, pool_predictions
+from histostudy.evaluation.stage import Evaluation, evaluate_task
+from histostudy.files import write_json, write_table
+
+N, FOLDS = 150, 5
+IDS = np.array([f"{i:03d}" for i in range(N)])
+FOLD = np.arange(N) % FOLDS
+DAYS = [30, 91, 182, 365, 548, 730, 1095]
+
+
+def study(reference: str = "abmil") -> SimpleNamespace:
+    compare = SimpleNamespace(reference=reference, resamples=400, correction="holm", confidence=0.95)
+    return SimpleNamespace(seed=0, compare=compare)
+
+
+def splits() -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({"repeat": 0, "fold": k, "patient_id": IDS, "part": np.where(k == FOLD, "test", "train")})
+        for k in range(FOLDS)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def keys(model: str) -> dict:
+    return {"patient_id": IDS, "repeat": 0, "fold": FOLD, "task": "t", "model": model}
+
+
+def classification(effects: dict[str, float]) -> tuple:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(2, size=N)
+    out = {}
+    for model, effect in effects.items():
+        prob = 1 / (1 + np.exp(-(rng.normal(size=N) + effect * (truth - 0.5))))
+        frame = pd.DataFrame(keys(model) | {"truth": np.array(["a", "b"])[truth], "prob_a": 1 - prob, "prob_b": prob})
+        out[model] = frame.sort_values(["repeat", "fold", "patient_id"], ignore_index=True)
+    task = SimpleNamespace(name="t", kind="classification", positive=None)
+    return task, out, SimpleNamespace(patient_ids=IDS, classes=["a", "b"], time=None, event=None)
+
+
+def survival(effects: dict[str, float]) -> tuple:
+    rng = np.random.default_rng(1)
+    hidden = rng.normal(size=N)
+    died, left = rng.exponential(900 * np.exp(-hidden)), rng.exponential(1800, N)
+    time, event = np.minimum(died, left) + 1, died <= left
+    out = {}
+    for model, effect in effects.items():
+        risk = effect * hidden + rng.normal(size=N)
+        curve = {f"surv_{d}": np.exp(-d / 900 * np.exp(risk * effect)) for d in DAYS}
+        out[model] = pd.DataFrame(keys(model) | {"time": time, "event": event.astype(int), "risk": risk} | curve)
+    task = SimpleNamespace(name="t", kind="survival", horizons=[365, 1095])
+    return task, out, SimpleNamespace(patient_ids=IDS, classes=[], time=time, event=event)
+
+
+def genes(effect: dict[str, float], models: tuple[str, ...] = ("abmil",)) -> tuple:
+    rng = np.random.default_rng(2)
+    out = {}
+    truth = {g: rng.normal(5, 1, N) for g in effect}
+    for model in models:
+        columns = {f"truth_{g}": truth[g] for g in effect}
+        columns |= {f"pred_{g}": effect[g] * truth[g] + rng.normal(size=N) for g in effect}
+        out[model] = pd.DataFrame(keys(model) | columns)
+    task = SimpleNamespace(name="t", kind="expression")
+    return task, out, SimpleNamespace(patient_ids=IDS, classes=[], time=None, event=None)
+
+
+def test_classification_finds_what_is_planted_and_not_what_is_not() -> None:
+    task, predictions, outcome = classification({"prior": 0.0, "clinical": 1.0, "abmil": 2.5, "twin": 2.5})
+    predictions["prior"] = predictions["prior"].assign(prob_a=0.6, prob_b=0.4)
+    result = evaluate_task(study(), task, predictions, outcome, splits())
+    assert isinstance(result, Evaluation)
+    table = result.metrics.set_index(["model", "metric"])
+    assert table.loc[("prior", "auroc"), "estimate"] == 0.5
+    assert table.loc[("abmil", "auroc"), "low"] > 0.85
+    assert (table["low"] <= table["estimate"] + 1e-12).all() and (table["estimate"] <= table["high"] + 1e-12).all()
+    assert table.loc[("abmil", "auroc"), "pooling"] == "fold mean" and (table["n"] == N).all()
+    positives = int((predictions["abmil"]["truth"] == "b").sum())
+    assert (table["events"] == positives).all()
+    pairs = result.comparison.set_index(["model", "reference"])
+    assert list(pairs.index) == [
+        ("prior", "abmil"), ("clinical", "abmil"), ("twin", "abmil"), ("prior", "clinical"), ("twin", "clinical"),
+    ]  # fmt: skip
+    assert pairs.loc[("prior", "abmil"), "p_adjusted"] < 0.05 and pairs.loc[("prior", "abmil"), "high"] < 0
+    assert pairs.loc[("twin", "abmil"), "p_adjusted"] > 0.05
+    assert set(result.curves) == {"roc", "pr", "calibration", "confusion"}
+    roc = result.curves["roc"].query("model == 'abmil'")
+    assert (roc["low"] <= roc["high"]).all() and roc["tpr"].is_monotonic_increasing
+    assert np.trapezoid(roc["tpr"], roc["fpr"]) == pytest.approx(roc["estimate"].iloc[0], abs=0.01)
+    assert result.curves["confusion"].groupby("model")["count"].sum().eq(N).all()
+
+
+def test_a_null_is_half_within_its_interval() -> None:
+    held = 0
+    for seed in range(20):
+        task, predictions, outcome = classification({"abmil": 0.0})
+        rng = np.random.default_rng(seed)
+        frame = predictions["abmil"]
+        frame["prob_b"] = rng.uniform(size=N)
+        frame["prob_a"] = 1 - frame["prob_b"]
+        row = evaluate_task(study(), task, predictions, outcome, splits()).metrics.query("metric == 'auroc'").iloc[0]
+        held += row["low"] <= 0.5 <= row["high"]
+    assert held >= 17
+
+
+def test_survival() -> None:
+    task, predictions, outcome = survival({"prior": 0.0, "abmil": 4.0})
+    predictions["prior"]["risk"] = 0.0
+    result = evaluate_task(study(), task, predictions, outcome, splits())
+    table = result.metrics.set_index(["model", "metric"])["estimate"]
+    assert table["prior", "c_harrell"] == 0.5 and table["abmil", "c_harrell"] > 0.65
+    assert {"c_uno", "auroc_td@365", "auroc_td@1095", "ibs"} < set(result.metrics["metric"])
+    assert (result.metrics["events"] == outcome.event.sum()).all()
+    assert result.comparison["p_adjusted"].iloc[0] < 0.05
+    km = result.curves["km"]
+    assert set(km["model"]) == {"abmil"}  # a constant risk has no strata
+    assert km["p"].iloc[0] < 1e-3 and km["hr_low"].iloc[0] > 1
+    assert km["rule"].iloc[0] == "median risk within the fold"
+    first = km[km["time_days"] == 0]
+    assert first["at_risk"].sum() == N and (first["survival"] == 1).all()
+    predictions["abmil"][CUTOFF] = -100.0  # every patient is above it: no strata
+    again = evaluate_task(study(), task, predictions, outcome, splits()).curves["km"]
+    assert "abmil" not in set(again.get("model", []))
+    assert {"horizon_days", "predicted", "observed"} < set(result.curves["calibration"].columns)
+
+
+def test_regression_and_scatter() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=N)
+    frame = pd.DataFrame(keys("abmil") | {"truth": truth, "prediction": truth + rng.normal(size=N)})
+    flat = frame.assign(model="prior", prediction=0.1)
+    task = SimpleNamespace(name="t", kind="regression")
+    outcome = SimpleNamespace(patient_ids=IDS, classes=[], time=None, event=None)
+    result = evaluate_task(study(), task, {"prior": flat, "abmil": frame}, outcome, splits())
+    prior = result.metrics.query("model == 'prior'").set_index("metric")
+    assert np.isnan(prior.loc["pearson", "estimate"]) and prior.loc["pearson", "undefined"] == FOLDS
+    assert result.comparison["p"].isna().all()
+    assert len(result.curves["scatter"]) == 2 * N
+
+
+def test_expression_finds_planted_genes_and_corrects_for_the_rest() -> None:
+    effect = {f"up{i}": 0.8 for i in range(5)} | {f"null{i}": 0.0 for i in range(40)}
+    task, predictions, outcome = genes(effect, ("abmil", "other"))
+    result = evaluate_task(study(), task, predictions, outcome, splits())
+    table = result.metrics.query("model == 'abmil' and metric == 'pearson'").set_index("gene")
+    assert table.index[0] == "all"
+    planted = table.index.str.startswith("up")
+    assert (table.loc[planted, "q"] < 0.01).all()
+    assert (table.loc[table.index.str.startswith("null"), "q"] < 0.05).sum() <= 2
+    assert table.loc["all", "estimate"] == pytest.approx(table["estimate"].iloc[1:].mean())
+    assert table.loc["all", "low"] < table.loc["all", "estimate"] < table.loc["all", "high"]
+    by_hand = np.mean([
+        np.corrcoef(f["truth_up0"], f["pred_up0"])[0, 1] for _, f in predictions["abmil"].groupby("fold")
+    ])  # fmt: skip
+    assert table.loc["up0", "estimate"] == pytest.approx(by_hand)
+    assert len(result.curves["genes"]) == 2 * len(effect)
+    assert len(result.comparison) == 1
+
+
+def test_correlation_p_agrees_with_scipy_for_one_fold() -> None:
+    from scipy.stats import pearsonr
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 200))
+    y += 0.15 * x
+    r, p = pearsonr(x, y)
+    assert expression.correlation_p(np.array([[r]]), np.array([200.0]))[0] == pytest.approx(p, rel=0.03)
+    null = rng.normal(size=(5, 4000)) / np.sqrt(37)  # z scores of folds of 40
+    assert (expression.correlation_p(np.tanh(null), np.full(5, 40.0)) < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+
+
+def test_repeats_resample_patients_and_pool_to_one_row() -> None:
+    task, predictions, outcome = classification({"abmil": 1.5})
+    twice = pd.concat([predictions["abmil"], predictions["abmil"].assign(repeat=1)], ignore_index=True)
+    both = pd.concat([splits(), splits().assign(repeat=1)], ignore_index=True)
+    one = evaluate_task(study(), task, predictions, outcome, splits()).metrics.set_index("metric")
+    two = evaluate_task(study(), task, {"abmil": twice}, outcome, both).metrics.set_index("metric")
+    np.testing.assert_allclose(one["estimate"], two["estimate"])
+    assert two.loc["auroc", "runs"] == 10 and two.loc["auroc", "n"] == N
+    width = (two["high"] - two["low"]) / (one["high"] - one["low"])  # a repeat is no new patient
+    assert width["brier"] == pytest.approx(1, abs=0.25)
+    pooled = pool_predictions([twice])
+    assert len(pooled) == N and (pooled["runs"] == 2).all() and pooled["patient_id"].is_monotonic_increasing
+
+
+def test_gather_reads_runs_and_their_cutoff(tmp_path: Path) -> None:
+    _, predictions, _ = survival({"abmil": 1.0})
+    for fold, frame in predictions["abmil"].groupby("fold"):
+        folder = tmp_path / f"r0f{fold}"
+        write_table(folder / "predictions.parquet", frame)
+        write_json(folder / "run.json", {CUTOFF: float(fold)})  # type: ignore[arg-type]
+    frame = gather(tmp_path)
+    assert len(frame) == N and (frame[CUTOFF] == frame["fold"]).all()
+    pooled = pool_predictions([frame])
+    assert pooled["risk_rank"].between(0, 1).all()
+    with pytest.raises(StudyError, match="no predictions"):
+        gather(tmp_path / "none")
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    task, predictions, outcome = classification({"abmil": 1.0, "mean": 1.0})
+    fewer = predictions | {"mean": predictions["mean"].iloc[1:]}
+    with pytest.raises(StudyError, match="not the same patients as abmil: 1 differ"):
+        evaluate_task(study(), task, fewer, outcome, splits())
+    broken = predictions["mean"].copy()
+    broken.loc[3, "prob_a"] = np.nan
+    with pytest.raises(StudyError, match="prob_a of patient .* is not finite"):
+        evaluate_task(study(), task, predictions | {"mean": broken}, outcome, splits())
+    double = pd.concat([predictions["mean"], predictions["mean"].iloc[:1]])
+    with pytest.raises(StudyError, match="twice"):
+        evaluate_task(study(), task, predictions | {"mean": double}, outcome, splits())
+
+
+def test_the_same_twice() -> None:
+    task, predictions, outcome = survival({"abmil": 1.0})
+    one, two = (evaluate_task(study(), task, predictions, outcome, splits()) for _ in range(2))
+    pd.testing.assert_frame_equal(one.metrics, two.metrics, check_exact=True)
