@@ -191,13 +191,15 @@ def cohort_summary(study: StudyFile) -> None:
 
 @cohort_app.command("folder")
 def cohort_folder(
-    folder: Annotated[Path, typer.Argument(help="Folder of slides.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write slides.csv into.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of slides, searched with its subfolders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: slides.csv.")],
+    patient: Annotated[str | None, typer.Option(help="Regular expression: its group in the id is the patient.")] = None,
 ) -> None:
     """Write slides.csv for a folder of slides."""
-    from histostudy.cohort.folder import build_folder
+    from histostudy.cohort.folder import slides_of_folder
+    from histostudy.files import write_table
 
-    build_folder(folder, output)
+    write_table(output, slides_of_folder(folder, output, patient))
 
 
 @cohort_app.command("tcga")
@@ -209,13 +211,15 @@ def cohort_tcga(
     subtypes: Annotated[Path | None, typer.Option(help="Molecular subtypes, CSV.")] = None,
     expression: Annotated[Path | None, typer.Option(help="Patient by gene expression, CSV.")] = None,
     gene: Annotated[list[str] | None, typer.Option(help="Gene whose mutation becomes a column; repeat.")] = None,
+    project: Annotated[list[str] | None, typer.Option(help="Keep this project (LUAD); repeat. Default: all.")] = None,
 ) -> None:
     """Write slides.csv, patients.csv and expression.csv from TCGA's own tables."""
     from histostudy.cohort.tcga import build_tcga
 
     build_tcga(
-        folder, cdr=cdr, mutations=mutations, subtypes=subtypes, expression=expression, genes=gene or [], out=output
-    )
+        folder, cdr, mutations=mutations, subtypes=subtypes, expression=expression, genes=gene, out=output,
+        projects=project,
+    )  # fmt: skip
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -128,6 +129,7 @@ def test_build_small(tmp_path: Path) -> None:
         {"step": "in the cohort", "slides": 5, "patients": 4, "excluded": [
             {"reason": "patient redacted by TCGA", "slides": 1, "patients": 1}]},
     ]  # fmt: skip
+    assert json.loads((out / "flow.json").read_text()) == made.flow.as_dict()
     cohort = read_cohort(out / "slides.csv", out / "patients.csv")
     assert len(cohort.slides) == 5 and all(Path(p).is_file() for p in cohort.slides["path"])
     both = build_tcga(folder, cdr, out=tmp_path / "both", diagnostic_only=False, projects=["READ"])

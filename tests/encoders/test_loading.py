@@ -165,7 +165,9 @@ def test_missing_weights_are_never_random(tmp_path: Path):
 
     small_transformer("vit")[0].save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    save_file({k: v for k, v in state.items() if "layer.1." not in k and "layers.1." not in k}, tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in state.items() if "layer.1." not in k and "layers.1." not in k}, tmp_path / "model.safetensors"
+    )
     with pytest.raises(EncoderError, match="missing"):
         load_encoder(features("transformers:some/model", tmp_path), 0.5)
 
@@ -184,7 +186,11 @@ def test_conch_image_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     model = conch.ConchImage(32, "vit_tiny_patch16_224").eval()
     state = {f"visual.{k}": v for k, v in model.state_dict().items()}
-    extra = {"visual.attn_pool_caption.query": torch.zeros(2), "visual.proj_contrast": torch.zeros(2), "text.x": torch.zeros(1)}
+    extra = {
+        "visual.attn_pool_caption.query": torch.zeros(2),
+        "visual.proj_contrast": torch.zeros(2),
+        "text.x": torch.zeros(1),
+    }
     torch.save(state | extra, tmp_path / "pytorch_model.bin")
     whole = conch.ConchImage
     monkeypatch.setattr(conch, "ConchImage", lambda size: whole(32, "vit_tiny_patch16_224"))
@@ -200,9 +206,9 @@ def test_conch_image_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_facts_are_complete():
     wanted = {
-        "uni", "uni2_h", "phikon", "phikon_v2", "h0_mini", "h_optimus_0", "h_optimus_1", "virchow", "virchow2", "gigapath",
-        "hibou_l", "hibou_b", "kaiko_vits8", "kaiko_vits16", "kaiko_vitb8", "kaiko_vitb16", "kaiko_vitl14", "lunit_vits8",
-        "midnight", "pluto_4s", "pluto_4g", "dinov3_s", "dinov3_l", "conch", "resnet50", "builtin",
+        "uni", "uni2_h", "phikon", "phikon_v2", "h0_mini", "h_optimus_0", "h_optimus_1", "virchow", "virchow2",
+        "gigapath", "hibou_l", "hibou_b", "kaiko_vits8", "kaiko_vits16", "kaiko_vitb8", "kaiko_vitb16", "kaiko_vitl14",
+        "lunit_vits8", "midnight", "pluto_4s", "pluto_4g", "dinov3_s", "dinov3_l", "conch", "resnet50", "builtin",
     }  # fmt: skip
     assert wanted <= set(ENCODERS)
     for name in ENCODERS:

@@ -1,0 +1,342 @@
+"""What a task predicts, patient by patient: checked, as arrays."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histostudy.cohort.identifiers import is_missing
+from histostudy.cohort.tables import ROW, number, read_table
+from histostudy.errors import TableError, at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from histostudy.study import Classification, Expression, Regression, Survival, Task
+
+logger = logging.getLogger(__name__)
+
+EVENT = frozenset({"1", "1.0", "true", "yes", "dead", "deceased", "1:deceased", "event", "1:progression"})
+NO_EVENT = frozenset({"0", "0.0", "false", "no", "alive", "living", "0:living", "censored", "0:censored"})
+#: More levels than this in a class column is taken for a mistake (ids, a number).
+MAX_CLASSES = 50
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of one task, for the n patients who have it.
+
+    Attributes
+    ----------
+    task : Task
+        The study's task.
+    patient_ids : ndarray of str, (n,)
+        Sorted.
+    y : ndarray of float64
+        (n,) class number or value; (n, genes) expression; (n,) the time for survival.
+    time, event : ndarray of float64 and bool, (n,), or None
+        Survival only; days, and whether the event was seen.
+    classes : list of str
+        Classification only, in the order of `y`; of two classes the positive one is last.
+    genes : list of str
+        Expression only.
+    adjust : DataFrame, n rows indexed by patient_id
+        The covariates of the clinical model: float where every cell is a number, text otherwise; NaN is missing.
+    excluded : dict
+        Patient id to the reason why he is not in `patient_ids`.
+    """
+
+    task: Task
+    patient_ids: np.ndarray
+    y: np.ndarray
+    adjust: pd.DataFrame
+    time: np.ndarray | None = None
+    event: np.ndarray | None = None
+    classes: list[str] = field(default_factory=list)
+    genes: list[str] = field(default_factory=list)
+    excluded: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.task.name
+
+    @property
+    def kind(self) -> str:
+        """Kind of the task."""
+        return self.task.kind
+
+    def __len__(self) -> int:
+        return len(self.patient_ids)
+
+    def rows(self, patient_ids: Any) -> np.ndarray:
+        """Row numbers (int64) of patients who all have the outcome.
+
+        Raises
+        ------
+        KeyError
+            For a patient without it.
+        """
+        wanted = np.asarray(patient_ids, dtype=object)
+        if len(self.patient_ids) == 0 and len(wanted):
+            raise KeyError(wanted[0])
+        rows = np.searchsorted(self.patient_ids, wanted)
+        found = self.patient_ids[np.minimum(rows, len(self.patient_ids) - 1)] == wanted
+        if not found.all():
+            raise KeyError(wanted[~found][0])
+        return rows.astype(np.int64)
+
+
+def outcome_of(task: Task, patients: pd.DataFrame, source: str | Path = "patients.csv") -> Outcome:
+    """Take a task's outcome from the patient table.
+
+    Patients without it are left out with a reason; a cell that cannot be what the task says is an error.
+
+    Parameters
+    ----------
+    task : Task
+        One of the study's tasks.
+    patients : DataFrame
+        As `histostudy.cohort.tables.read_patients` returns it; other columns that are numbers are fine.
+    source : str or Path
+        The table's name, for messages.
+
+    Raises
+    ------
+    TableError
+        Naming file, row and column: a column that is not there, a time that is no number or negative, an event
+        that is neither 0 nor 1, one class only, no event, one value only, nobody with the outcome.
+    """
+    patients = patients.sort_values("patient_id", ignore_index=True)
+    find = {
+        "classification": _classification, "survival": _survival, "regression": _regression,
+        "expression": _expression,
+    }[task.kind]  # fmt: skip
+    columns = _Columns(patients, source)
+    values, excluded = find(task, columns)  # type: ignore[operator]
+    ids = patients["patient_id"].to_numpy(dtype=object)
+    kept = np.array([patient not in excluded for patient in ids], dtype=bool)
+    adjust = columns.covariates(task.adjust)[kept]
+    return Outcome(task=task, patient_ids=ids[kept], adjust=adjust, excluded=excluded, **values)
+
+
+class _Columns:
+    """Columns of the patient table as checked cells."""
+
+    def __init__(self, table: pd.DataFrame, source: str | Path) -> None:
+        self.table, self.source = table, source
+        self.ids = [str(p) for p in table["patient_id"]]
+        self.rows = [int(r) for r in table[ROW]] if ROW in table else list(range(2, len(table) + 2))
+
+    def cells(self, column: str) -> list[str | None]:
+        """Stripped text of a column, None where missing."""
+        if column not in self.table:
+            names = [str(c) for c in self.table.columns if c not in ("patient_id", ROW)]
+            close = get_close_matches(column, names, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"its columns are {', '.join(names[:8]) or 'none'}"
+            raise TableError(f"no column {column!r}", where=self.source, todo=hint)
+        text = (None if c is None or c != c else str(c).strip() for c in self.table[column])
+        return [None if c is None or is_missing(c) else c for c in text]
+
+    def numbers(self, column: str, what: str = "a number") -> np.ndarray:
+        """A column as float64, NaN where missing."""
+        cells = self.cells(column)
+        values = [
+            np.nan if c is None else number(c, self.source, r, column, what)
+            for c, r in zip(cells, self.rows, strict=True)
+        ]
+        return np.array(values, dtype=np.float64)
+
+    def where(self, column: str, i: int | None = None) -> str:
+        """Name a cell or a column."""
+        return at(self.source, row=None if i is None else self.rows[i], column=column)
+
+    def covariates(self, columns: list[str]) -> pd.DataFrame:
+        """Columns as float64 where every cell is a number, as text otherwise."""
+        import pandas as pd
+
+        out: dict[str, Any] = {}
+        for column in columns:
+            cells = self.cells(column)
+            try:
+                out[column] = pd.array([np.nan if c is None else float(c) for c in cells], dtype="float64")
+            except ValueError:
+                out[column] = pd.array(cells, dtype="str")
+            if all(c is None for c in cells):
+                raise TableError("every cell is missing", where=self.where(column), todo="take it out of `adjust`")
+        return pd.DataFrame(out, index=pd.Index(self.ids, name="patient_id", dtype="str"))
+
+
+_Found = tuple[dict[str, Any], dict[str, str]]
+
+
+def _somebody(present: np.ndarray, columns: _Columns, column: str, task: Task) -> None:
+    if not present.any():
+        raise TableError(
+            f"no patient of this cohort has the outcome of task {task.name!r}",
+            where=columns.where(column),
+            todo="check the column, and that the ids of both tables are written alike",
+        )
+
+
+def _missing(columns: _Columns, present: np.ndarray, reason: str) -> dict[str, str]:
+    return {p: reason for p, ok in zip(columns.ids, present, strict=True) if not ok}
+
+
+def _classification(task: Classification, columns: _Columns) -> _Found:
+    cells = columns.cells(task.target)
+    present = np.array([c is not None for c in cells], dtype=bool)
+    _somebody(present, columns, task.target, task)
+    labels = _tidy([c for c in cells if c is not None])
+    classes = sorted(set(labels))
+    where = columns.where(task.target)
+    if len(classes) == 1:
+        raise TableError(
+            f"all {len(labels)} patients are {classes[0]!r}, the only class of task {task.name!r}",
+            where=where,
+            todo="a classification needs two classes: add the patients of the other, or drop the task",
+        )
+    if len(classes) > MAX_CLASSES:
+        raise TableError(
+            f"{len(classes)} classes in {len(labels)} patients",
+            where=where,
+            todo="is this a number? then the task's kind is regression",
+        )
+    if task.positive is not None:
+        if task.positive not in classes:
+            raise TableError(
+                f"positive class {task.positive!r} of task {task.name!r} does not occur",
+                where=where,
+                todo=f"its classes are {', '.join(classes)}",
+            )
+        if len(classes) > 2:
+            raise TableError(
+                f"task {task.name!r} names a positive class but has {len(classes)}: {', '.join(classes)}",
+                where=where,
+                todo="leave out `positive`, or add a column with two classes",
+            )
+        classes = [c for c in classes if c != task.positive] + [task.positive]
+    number_of = {c: float(k) for k, c in enumerate(classes)}
+    y = np.array([number_of[c] for c in labels], dtype=np.float64)
+    return {"y": y, "classes": classes}, _missing(columns, present, f"no {task.target}")
+
+
+def _tidy(labels: list[str]) -> list[str]:
+    """Write 1.0 as 1 where every label is a whole number (as spreadsheets and pandas mix them)."""
+    try:
+        numbers = [float(c) for c in labels]
+    except ValueError:
+        return labels
+    if all(v.is_integer() for v in numbers) and any("." in c for c in labels):
+        return [str(int(v)) for v in numbers]
+    return labels
+
+
+def _survival(task: Survival, columns: _Columns) -> _Found:
+    time = columns.numbers(task.time, "a time in days")
+    for i in np.flatnonzero(time < 0)[:1]:
+        raise TableError(
+            f"a time of {time[i]:g} days", where=columns.where(task.time, i), todo="a time cannot be negative"
+        )
+    cells = columns.cells(task.event)
+    event = np.zeros(len(cells), dtype=bool)
+    known = np.zeros(len(cells), dtype=bool)
+    for i, cell in enumerate(cells):
+        if cell is None:
+            continue
+        known[i] = True
+        if cell.lower() in EVENT:
+            event[i] = True
+        elif cell.lower() not in NO_EVENT:
+            raise TableError(
+                f"{cell!r} is no event", where=columns.where(task.event, i), todo="write 1 (event) or 0 (censored)"
+            )
+    excluded = _missing(columns, known, f"no {task.event}")
+    excluded |= _missing(columns, np.isfinite(time), f"no {task.time}")
+    # censored on day 0: never at risk, compared with nobody
+    excluded |= _missing(columns, ~((time == 0) & known & ~event), "no follow-up (censored on day 0)")
+    kept = np.array([p not in excluded for p in columns.ids], dtype=bool)
+    _somebody(kept, columns, task.time, task)
+    time, event = time[kept], event[kept]
+    if not event.any():
+        raise TableError(
+            f"none of {len(event)} patients has an event",
+            where=columns.where(task.event),
+            todo="survival needs events: check whether 1 means censored in this column",
+        )
+    if time.max() < task.horizons[0]:
+        raise TableError(
+            f"the longest time is {time.max():g} and the first horizon {task.horizons[0]} days",
+            where=columns.where(task.time),
+            todo="are these months or years? multiply them into days, or set nearer `horizons`",
+        )
+    return {"y": time, "time": time, "event": event}, excluded
+
+
+def _regression(task: Regression, columns: _Columns) -> _Found:
+    values = columns.numbers(task.target)
+    present = np.isfinite(values)
+    _somebody(present, columns, task.target, task)
+    if len(set(values[present])) == 1:
+        raise TableError(
+            f"every patient has {values[present][0]:g}", where=columns.where(task.target), todo="drop the task"
+        )
+    return {"y": values[present]}, _missing(columns, present, f"no {task.target}")
+
+
+def _expression(task: Expression, columns: _Columns) -> _Found:
+    path = task.table
+    table = read_table(path)
+    key = "patient_id" if "patient_id" in table else str(table.columns[0])
+    own = _Columns(table.rename(columns={key: "patient_id"}), path)
+    names = [str(c) for c in table.columns if c not in (key, ROW)]
+    genes = names if task.genes is None else list(task.genes)
+    if not genes:
+        raise TableError("no genes", where=path, todo="one column a gene beside patient_id")
+    rows: dict[str, int] = {}
+    for i, patient in enumerate(own.ids):
+        if patient in rows:
+            raise TableError(
+                f"{patient!r} is in row {own.rows[rows[patient]]} too",
+                where=own.where(key, i),
+                todo="keep one row a patient",
+            )
+        rows[patient] = i
+    order = [rows.get(p, -1) for p in columns.ids]
+    listed = np.array([i >= 0 for i in order], dtype=bool)
+    values = np.column_stack([own.numbers(gene) for gene in genes])[[i for i in order if i >= 0]]
+    if task.log:
+        for i, j in np.argwhere(values < 0)[:1]:
+            source_row = [i for i in order if i >= 0][i]
+            raise TableError(
+                f"expression of {values[i, j]:g} cannot be logged",
+                where=own.where(genes[j], source_row),
+                todo="set `log: false` if the table is in logs already",
+            )
+        values = np.log2(1 + values)
+    complete = np.isfinite(values).all(axis=1)
+    present = listed.copy()
+    present[listed] = complete
+    if not present.any():
+        raise TableError(
+            f"no patient of this cohort is in it with all {len(genes)} genes",
+            where=path,
+            todo=f"its first id is {own.ids[0]!r}, the cohort's {columns.ids[0]!r}; name complete `genes`",
+        )
+    values = values[complete]
+    flat = [g for g, spread in zip(genes, np.ptp(values, axis=0), strict=True) if spread == 0]
+    if len(flat) == len(genes):
+        raise TableError("every gene is constant", where=path, todo="check the table")
+    if flat:
+        logger.warning("task %s: %d genes do not vary and are left out (%s)", task.name, len(flat), flat[0])
+        values = values[:, [g not in flat for g in genes]]
+        genes = [g for g in genes if g not in flat]
+    excluded = _missing(columns, listed, "not in the expression table")
+    excluded |= _missing(columns, present | ~listed, "a gene is missing")
+    return {"y": values, "genes": genes}, excluded

@@ -1,0 +1,46 @@
+"""Metrics of regression."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from histostudy.evaluation.metrics import kernels
+from histostudy.evaluation.metrics.base import Evaluate, Metric
+from histostudy.evaluation.metrics.kernels import Floats
+
+
+def _both(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+    return frame["truth"].to_numpy(float), frame["prediction"].to_numpy(float)
+
+
+def pearson(frame: pd.DataFrame, train: pd.DataFrame, facts: object) -> Evaluate:
+    """Pearson correlation; undefined for a constant prediction."""
+    truth, prediction = _both(frame)
+    return lambda w: kernels.pearson(w, truth[:, None], prediction[:, None])[:, 0]
+
+
+def spearman(frame: pd.DataFrame, train: pd.DataFrame, facts: object) -> Evaluate:
+    """Spearman correlation; undefined for a constant prediction."""
+    truth, prediction = _both(frame)
+    return lambda w: kernels.spearman(w, truth, prediction)
+
+
+def r2(frame: pd.DataFrame, train: pd.DataFrame, facts: object) -> Evaluate:
+    """Coefficient of determination: skill against the test patients' own mean; negative is worse than it."""
+    truth, prediction = _both(frame)
+    return lambda w: kernels.r2(w, truth[:, None], prediction[:, None])[:, 0]
+
+
+def mae(frame: pd.DataFrame, train: pd.DataFrame, facts: object) -> Floats:
+    """Absolute error, in the unit of the target."""
+    truth, prediction = _both(frame)
+    return np.abs(truth - prediction)
+
+
+METRICS = (
+    Metric("r2", "pooled", r2),
+    Metric("mae", "pooled", contribution=mae),
+    Metric("pearson", "fold mean", pearson),
+    Metric("spearman", "fold mean", spearman),
+)

@@ -1,0 +1,146 @@
+"""Predictions of a model's runs: gather them from their folders, check them, pool them to one row a patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from histostudy.errors import StudyError
+from histostudy.evaluation.metrics.base import Run
+from histostudy.files import read_json
+
+if TYPE_CHECKING:
+    from histostudy.cohort.outcomes import Outcome
+
+KEYS = ("patient_id", "repeat", "fold", "task", "model")
+#: Column with the median risk of the patients a run was trained on; strata of Kaplan-Meier are cut there.
+CUTOFF = "train_risk_median"
+REDO = "rerun training for this model"
+
+
+def gather(folder: str | Path) -> pd.DataFrame:
+    """Predictions of all runs under ``runs/<task>/<model>/``, in the order of repeat, fold and patient.
+
+    ``train_risk_median`` of a run's ``run.json`` becomes a column where it is there.
+
+    Raises
+    ------
+    StudyError
+        If there is no run.
+    """
+    frames = []
+    for file in sorted(Path(folder).glob("r*f*/predictions.parquet")):
+        frame = pd.read_parquet(file)
+        about = file.with_name("run.json")
+        info = read_json(about) if about.is_file() else {}
+        if info.get(CUTOFF) is not None:
+            frame[CUTOFF] = float(info[CUTOFF])
+        frames.append(frame)
+    if not frames:
+        raise StudyError("no predictions", where=folder, todo="train the model first")
+    return pd.concat(frames, ignore_index=True).sort_values(["repeat", "fold", "patient_id"], ignore_index=True)
+
+
+def pool_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Out-of-fold predictions, one row a patient.
+
+    A patient tested by several runs (repeats, published folds that overlap) gets the mean of the numbers and
+    the first run's names; `runs` counts them. Risks of two runs need not share a scale: `risk_rank`, the rank
+    within the run's test part from 0 to 1, does.
+
+    Parameters
+    ----------
+    frames : sequence of DataFrame
+        Predictions of the runs of one model.
+    """
+    table = pd.concat(frames, ignore_index=True)
+    if "risk" in table:
+        by_run = table.groupby(["repeat", "fold"])["risk"]
+        table["risk_rank"] = (by_run.rank() - 0.5) / by_run.transform("size")
+    table = table.sort_values(["patient_id", "repeat", "fold"], ignore_index=True)
+    grouped = table.groupby("patient_id", sort=True)
+    pooled = grouped.first()
+    numbers = [c for c in table.columns if c not in KEYS and pd.api.types.is_float_dtype(table[c])]
+    counts = grouped.size()
+    if (counts > 1).any():
+        pooled[numbers] = grouped[numbers].mean()
+    pooled["runs"] = counts
+    return pooled.reset_index()
+
+
+def runs_of(
+    predictions: pd.DataFrame, patients: Sequence[str], train: Mapping[tuple[int, int], pd.DataFrame]
+) -> list[Run]:
+    """Cut a model's predictions into its runs.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        All runs of one model.
+    patients : sequence of str
+        The task's test patients, in the order of the weights.
+    train : mapping
+        Outcomes of the patients outside the test part, by (repeat, fold).
+    """
+    place = pd.Index(patients)
+    out = []
+    for (repeat, fold), frame in predictions.groupby(["repeat", "fold"], sort=True):
+        frame = frame.sort_values("patient_id", ignore_index=True)
+        key = (int(repeat), int(fold))  # type: ignore[call-overload]
+        out.append(Run(*key, frame, train.get(key, pd.DataFrame()), place.get_indexer(pd.Index(frame["patient_id"]))))
+    return out
+
+
+def check(predictions: Mapping[str, pd.DataFrame], task: str) -> None:
+    """Refuse predictions that cannot be compared.
+
+    Raises
+    ------
+    StudyError
+        If a patient occurs twice in a run, a prediction is not finite, or two models did not predict the
+        same patients in the same runs: paired comparison would be of other patients.
+    """
+    first: tuple[str, pd.MultiIndex] | None = None
+    for model, frame in predictions.items():
+        where = f"predictions of {task}, {model}"
+        keys = pd.MultiIndex.from_frame(frame[["repeat", "fold", "patient_id"]])
+        if keys.has_duplicates:
+            repeat, fold, patient = keys[keys.duplicated()][0]
+            raise StudyError(f"patient {patient} twice in repeat {repeat} fold {fold}", where=where, todo=REDO)
+        numbers = [c for c in frame.columns if c == "risk" or c.startswith(("prob_", "pred", "surv_"))]
+        bad = ~np.isfinite(frame[numbers].to_numpy(float))
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            patient = frame["patient_id"].iloc[row]
+            raise StudyError(f"{numbers[column]} of patient {patient} is not finite", where=where, todo=REDO)
+        if first is None:
+            first = model, keys
+        elif len(odd := keys.symmetric_difference(first[1])):
+            raise StudyError(
+                f"not the same patients as {first[0]}: {len(odd)} differ, such as {odd[0][2]}", where=where, todo=REDO
+            )
+
+
+def training_outcomes(outcome: Outcome, splits: pd.DataFrame) -> dict[tuple[int, int], pd.DataFrame]:
+    """Outcomes of the patients outside the test part (training and inner validation), by (repeat, fold).
+
+    Parameters
+    ----------
+    outcome : Outcome
+        Of the task: patients, and their time and event for survival.
+    splits : DataFrame
+        repeat, fold, patient_id, part.
+    """
+    table = pd.DataFrame({"patient_id": [str(p) for p in outcome.patient_ids]})
+    if getattr(outcome, "time", None) is not None and getattr(outcome, "event", None) is not None:
+        table["time"], table["event"] = np.asarray(outcome.time, float), np.asarray(outcome.event, float)
+    outside = splits[splits["part"] != "test"].astype({"patient_id": str})
+    out = {}
+    for (repeat, fold), part in outside.groupby(["repeat", "fold"], sort=True):
+        mine = table["patient_id"].isin(set(part["patient_id"]))
+        out[int(repeat), int(fold)] = table[mine]  # type: ignore[call-overload]
+    return out

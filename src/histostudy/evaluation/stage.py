@@ -1,0 +1,214 @@
+"""The evaluation stage: predictions of a task's models to its tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from histostudy.errors import StudyError
+from histostudy.evaluation import curves, expression, survival_curves
+from histostudy.evaluation.bootstrap import Floats, bootstrap_weights, interval
+from histostudy.evaluation.comparison import MAIN_METRIC, compare
+from histostudy.evaluation.metrics import classification, regression, survival
+from histostudy.evaluation.metrics.base import Metric, Run, evaluate
+from histostudy.evaluation.runs import check, pool_predictions, runs_of, training_outcomes
+from histostudy.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from histostudy.cohort.outcomes import Outcome
+    from histostudy.study import Study, Task
+
+logger = logging.getLogger(__name__)
+
+METRIC_COLUMNS = [
+    "task", "model", "metric", "gene", "estimate", "low", "high", "n", "events", "pooling", "runs", "undefined",
+    "resamples", "p", "q",
+]  # fmt: skip
+
+
+class Evaluation(NamedTuple):
+    """Tables of a task.
+
+    Attributes
+    ----------
+    metrics : DataFrame
+        task, model, metric [, gene], estimate, low, high, n (patients), events, pooling, runs (where it is defined),
+        undefined (runs left out), resamples [, p, q].
+    comparison : DataFrame
+        See `comparison.compare`.
+    curves : dict of str to DataFrame
+        roc, pr, calibration, confusion | km, calibration | scatter | genes; the names of the figures' tables.
+    """
+
+    metrics: pd.DataFrame
+    comparison: pd.DataFrame
+    curves: dict[str, pd.DataFrame]
+
+
+def evaluate_task(
+    study: Study, task: Task, predictions: Mapping[str, pd.DataFrame], outcome: Outcome, splits: pd.DataFrame
+) -> Evaluation:
+    """Evaluate all models of a task on the same resamples of its patients.
+
+    Patients are resampled within the fold that tests them where each is tested once, else over all patients.
+    Resampling patients leaves out the variance of training: an interval says how the number would move with
+    other test patients, not with another training.
+
+    Parameters
+    ----------
+    study : Study
+        Its `seed` and `compare` are used.
+    task : Task
+    predictions : mapping of model to DataFrame
+        All runs of each model, see `runs.gather`.
+    outcome : Outcome
+        Of the task; gives the classes and the outcomes of the training parts.
+    splits : DataFrame
+        repeat, fold, patient_id, part.
+
+    Raises
+    ------
+    StudyError
+        If predictions are missing, not finite, or not of the same patients for all models.
+    """
+    if not predictions:
+        raise StudyError(f"no predictions of task {task.name}", todo="train its models first")
+    check(predictions, task.name)
+    compared = study.compare
+    first = next(iter(predictions.values()))
+    tested = first.sort_values(["patient_id", "repeat", "fold"])
+    once = tested.drop_duplicates("patient_id")
+    strata = once["fold"].to_numpy() if len(once) == len(tested) else np.zeros(len(once), int)
+    seed = derive_seed(study.seed, "bootstrap", task.name)
+    weights = bootstrap_weights(strata, compared.resamples, seed)
+    train = training_outcomes(outcome, splits)
+    patients = once["patient_id"].tolist()
+    runs = {model: runs_of(frame, patients, train) for model, frame in predictions.items()}
+    main = MAIN_METRIC[task.kind]
+    if task.kind == "expression":
+        tables, estimates, resampled = _genes(runs, weights, compared.confidence)
+    else:
+        tables, estimates, resampled = _metrics(task, runs, weights, compared.confidence, outcome)
+    metrics = pd.concat(tables, ignore_index=True)
+    metrics["task"], metrics["n"], metrics["events"] = task.name, len(once), _events(task, once, outcome)
+    wanted = [c for c in METRIC_COLUMNS if c in metrics]
+    references = [m for m in dict.fromkeys([compared.reference, "clinical"]) if m is not None and m in predictions]
+    comparison = compare(
+        task.name, main, {m: estimates[m][main] for m in runs}, {m: resampled[m][main] for m in runs}, references,
+        n=len(once), confidence=compared.confidence, correction=compared.correction,
+    )  # fmt: skip
+    return Evaluation(metrics[wanted], comparison, _curves(task, runs, weights, compared.confidence, outcome, metrics))
+
+
+def classes_of(task: Task, outcome: Outcome) -> classification.Classes:
+    """Classes of a classification task; of two, the positive one is the study's or the last in order."""
+    names = tuple(str(c) for c in outcome.classes)
+    positive = getattr(task, "positive", None)
+    return classification.Classes(names, str(positive) if positive is not None else names[-1])
+
+
+Tables = tuple[list[pd.DataFrame], dict[str, dict[str, float]], dict[str, dict[str, Floats]]]
+
+
+def _metrics(
+    task: Task, runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float, outcome: Outcome
+) -> Tables:
+    names: tuple[Metric, ...]
+    facts: object
+    if task.kind == "classification":
+        names, facts = classification.METRICS, classes_of(task, outcome)
+    elif task.kind == "survival":
+        names, facts = survival.metrics(task.horizons), survival.horizon_of(next(iter(runs.values())))
+    else:
+        names, facts = regression.METRICS, None
+    tables: list[pd.DataFrame] = []
+    estimates: dict[str, dict[str, float]] = {}
+    resampled: dict[str, dict[str, Floats]] = {}
+    for model, parts in runs.items():
+        estimates[model], resampled[model] = {}, {}
+        rows = []
+        for metric in names:
+            values = evaluate(metric, parts, weights, facts)
+            estimates[model][metric.name], resampled[model][metric.name] = values.estimate, values.resampled
+            if values.undefined:
+                logger.warning("%s, %s: %s undefined in %d of %d runs", task.name, model, metric.name,
+                               values.undefined, len(parts))  # fmt: skip
+            low, high = interval(
+                values.resampled, confidence, bounds=metric.bounds,
+                estimate=values.estimate if metric.centred else None,
+            )  # fmt: skip
+            row = {"model": model, "metric": metric.name, "estimate": values.estimate, "low": low, "high": high}
+            row |= {"pooling": metric.pooling, "runs": values.runs, "undefined": values.undefined}
+            rows.append(row | {"resamples": len(weights)})
+        tables.append(pd.DataFrame(rows))
+    return tables, estimates, resampled
+
+
+def _genes(runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float) -> Tables:
+    tables: list[pd.DataFrame] = []
+    estimates: dict[str, dict[str, float]] = {}
+    resampled: dict[str, dict[str, Floats]] = {}
+    for model, parts in runs.items():
+        genes = expression.evaluate_genes(parts, weights, confidence)
+        tables.append(genes.rows.assign(model=model))
+        mean = genes.rows[genes.rows["gene"] == expression.ALL].set_index("metric")["estimate"]
+        estimates[model] = {str(name): float(value) for name, value in mean.items()}
+        resampled[model] = genes.resampled
+    return tables, estimates, resampled
+
+
+def _events(task: Task, once: pd.DataFrame, outcome: Outcome) -> int | None:
+    """Events, positives of two classes; None where the word has no meaning."""
+    if task.kind == "survival":
+        return int((once["event"] > 0).sum())
+    if task.kind == "classification" and len(outcome.classes) == 2:
+        return int((once["truth"].astype(str) == classes_of(task, outcome).positive).sum())
+    return None
+
+
+def _curves(
+    task: Task,
+    runs: Mapping[str, Sequence[Run]],
+    weights: Floats,
+    confidence: float,
+    outcome: Outcome,
+    metrics: pd.DataFrame,
+) -> dict[str, pd.DataFrame]:
+    parts: dict[str, list[pd.DataFrame]] = {}
+
+    def add(name: str, table: pd.DataFrame) -> None:
+        parts.setdefault(name, []).append(table)
+
+    for model, mine in runs.items():
+        if task.kind == "classification":
+            classes = classes_of(task, outcome)
+            roc, pr = curves.band_curves(model, mine, weights, classes, confidence)
+            add("roc", roc)
+            add("pr", pr)
+            add("calibration", curves.calibration(model, mine, weights, classes, confidence))
+            add("confusion", curves.confusion(model, mine, classes))
+        elif task.kind == "survival":
+            add("km", survival_curves.kaplan_meier(model, mine, confidence))
+            add("calibration", survival_curves.calibration(model, mine, task.horizons, confidence))
+        elif task.kind == "regression":
+            pooled = pool_predictions([run.frame for run in mine])
+            add("scatter", pooled[["patient_id", "truth", "prediction", "fold"]].assign(model=model))
+    out = {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
+    for name, metric in (("roc", "auroc"), ("pr", "auprc"), ("scatter", "pearson")):
+        if name in out and len(out[name]):
+            out[name] = _with_estimate(out[name], metrics, metric)
+    if task.kind == "expression":
+        one = (metrics["metric"] == "pearson") & (metrics["gene"] != expression.ALL)
+        out["genes"] = metrics.loc[one, ["model", "gene", "estimate", "low", "high", "p", "q", "n"]]
+    return {name: table.reset_index(drop=True) for name, table in out.items()}
+
+
+def _with_estimate(table: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The model's metric beside each row, for a figure's legend."""
+    mine = metrics.loc[metrics["metric"] == metric, ["model", "estimate", "low", "high"]]
+    names = {"low": "estimate_low", "high": "estimate_high"}
+    return table.merge(mine.rename(columns=names), on="model", how="left").assign(metric=metric)

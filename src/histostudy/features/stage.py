@@ -1,0 +1,217 @@
+"""Features of a shard of slides: computed by an encoder, or found in another tool's folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histostudy.codeversion import code_version
+from histostudy.encoders.registry import encoder_identity, load_encoder
+from histostudy.errors import BadSlideError, FeatureError
+from histostudy.features.embed import coords_attributes, embed_tiles
+from histostudy.features.layouts import detect, open_precomputed, read_header
+from histostudy.files import sha256
+from histostudy.stages import run_shard
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from histostudy.encoders.base import Encoder
+    from histostudy.study import Features, Tiles
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ["slide_id", "status", "reason", "detail", "n_tiles", "dim", "file", "sha256", "identity"]
+
+
+class _Work:
+    """Embeds one slide at a time; the encoder is loaded for the first that needs it.
+
+    Memory: one batch of tiles and vectors, the coordinates of the slide's tiles (28 bytes a tile), and what the
+    reader holds; nothing grows with the pixels of a slide.
+    """
+
+    def __init__(self, features: Features, tiles: Tiles, tiles_dir: Path, out_dir: Path, device: str) -> None:
+        self.features, self.tiles, self.tiles_dir, self.out_dir = features, tiles, Path(tiles_dir), Path(out_dir)
+        self.device = device
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return load_encoder(self.features, self.tiles.mpp, self.device, self.tiles.size)
+
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """Identity that all slides share."""
+        return encoder_identity(self.features, self.tiles.mpp, self.device, self.tiles.size) | {
+            "mpp_requested": self.tiles.mpp,
+            "tile_px": self.tiles.size,
+            "overlap_px": self.tiles.overlap,
+        }
+
+    def __call__(self, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        from histostudy.slides.reader import open_slide
+        from histostudy.tiles.store import read_tiles
+
+        name = f"{row['slide_id']}.h5"
+        tiled = self.tiles_dir / row["tiles_file"]
+        identity = {**self.shared, "mpp_slide": float(row["mpp"]), "tiles": row["tiles_identity"]}
+        with open_slide(row["path"], mpp=row["mpp"]) as slide:
+            done = embed_tiles(
+                slide,
+                read_tiles(tiled).coords,
+                self.out_dir / name,
+                self.encoder,
+                self.tiles,
+                self.features,
+                identity,
+                coords_attrs=coords_attributes(tiled),
+            )
+        return name, {"n_tiles": done, "dim": self.encoder.dim}
+
+
+def embed_slides(
+    slides_index: pd.DataFrame,
+    tiles_index: pd.DataFrame,
+    tiles_dir: Path,
+    features: Features,
+    tiles: Tiles,
+    out_dir: Path,
+    previous: pd.DataFrame | None = None,
+    *,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Compute the features of the slides that have tiles.
+
+    Parameters
+    ----------
+    slides_index : DataFrame
+        `slide_id`, `path`, `mpp`, `fingerprint` of each slide.
+    tiles_index : DataFrame
+        `slide_id`, `status`, `file`, `sha256` of each slide's tiles.
+    tiles_dir : Path
+        Where the tile files lie.
+    features, tiles : histostudy.study.Features, histostudy.study.Tiles
+        The study's settings.
+    out_dir : Path
+        Gets ``<slide>.h5``.
+    previous : DataFrame, optional
+        Index of an earlier run of this shard.
+    device : str
+        ``cpu`` or ``cuda[:i]``.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `COLUMNS`, a row a slide that has tiles.
+
+    Raises
+    ------
+    EncoderError
+        If the encoder cannot be had.
+    FeatureError
+        If it gives NaN or infinities.
+    """
+    ready = tiles_index.loc[tiles_index["status"] == "ok", ["slide_id", "file", "sha256"]]
+    ready = ready.rename(columns={"file": "tiles_file", "sha256": "tiles_identity"})
+    rows = ready.merge(slides_index[["slide_id", "path", "mpp", "fingerprint"]], on="slide_id", validate="1:1")
+    work = _Work(features, tiles, tiles_dir, out_dir, device)
+    code = code_version("histostudy.features.embed", "histostudy.slides.reader", "histostudy.tiles.store")
+
+    def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "slide": row["fingerprint"],
+            "mpp": row["mpp"],
+            "tiles": row["tiles_identity"],
+            "encoder": work.shared,
+            "code": code,
+        }
+
+    index = run_shard(rows, work, out_dir=Path(out_dir), identity_of=identity_of, previous=previous, what="features")
+    return _columns(index, COLUMNS)
+
+
+def index_precomputed(slides: pd.DataFrame, features: Features) -> pd.DataFrame:
+    """Find the features of each slide in another tool's folder.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        With `slide_id`.
+    features : histostudy.study.Features
+        Uses `precomputed` and `layout`.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `COLUMNS` and `path`, `layout`; a slide without a file is ``failed``, ``missing``.
+
+    Raises
+    ------
+    FeatureError
+        If the folder holds no features, those of several encoders, no slide of the table, or vectors of different
+        widths.
+    """
+    import pandas as pd
+
+    if features.precomputed is None:
+        raise FeatureError("no folder of features is named", todo="set features.precomputed")
+    found = open_precomputed(features.precomputed, features.layout)
+    stems = _short(found)
+    rows: list[dict[str, Any]] = []
+    widths: dict[int, Path] = {}
+    for slide_id in sorted(slides["slide_id"].astype(str)):
+        row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"slide_id": slide_id, "n_tiles": 0, "dim": 0, "path": ""}
+        path = found.get(slide_id) or stems.get(slide_id)
+        try:
+            if path is None:
+                raise BadSlideError("missing", f"no feature file for it in {features.precomputed}")
+            layout = detect(path) if features.layout == "auto" else features.layout
+            header = read_header(path, layout)
+            if not header.shape[0]:
+                raise BadSlideError("no_tiles", f"{path.name} holds no vectors")
+        except BadSlideError as bad:
+            logger.warning("%s: %s", slide_id, bad)
+            rows.append(row | {"status": "failed", "reason": bad.reason, "detail": bad.detail, "layout": ""})
+            continue
+        n, dim = header.shape
+        if widths and dim not in widths:
+            width, other = next(iter(widths.items()))
+            raise FeatureError(
+                f"features are {dim} wide, those of {other} {width}",
+                where=path,
+                todo="extract all slides of a study with one encoder",
+            )
+        widths.setdefault(dim, path)
+        digest = sha256(path)
+        rows.append(
+            row
+            | {"status": "ok", "n_tiles": n, "dim": dim, "file": path.name, "sha256": digest, "identity": digest[:16]}
+            | {"path": str(path), "layout": layout}
+        )
+    if not widths:
+        raise FeatureError(
+            f"none of the {len(rows)} slides of the table has a feature file",
+            where=features.precomputed,
+            todo=f"slide_id must be the file's name without suffix, such as {next(iter(found))}",
+        )
+    return _columns(pd.DataFrame(rows), [*COLUMNS, "path", "layout"])
+
+
+def _short(found: Mapping[str, Path]) -> dict[str, Path]:
+    """Files by the part of their name before the first dot, where it is one file's (TCGA: ``<barcode>.<uuid>``)."""
+    groups: dict[str, list[Path]] = {}
+    for stem, path in found.items():
+        groups.setdefault(stem.split(".")[0], []).append(path)
+    return {stem: paths[0] for stem, paths in groups.items() if len(paths) == 1}
+
+
+def _columns(index: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    index = index.reindex(columns=columns)
+    for column in ("n_tiles", "dim"):
+        index[column] = pd.to_numeric(index[column]).fillna(0).astype("int64")
+    return index

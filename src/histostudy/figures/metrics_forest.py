@@ -1,0 +1,73 @@
+"""Every model's metrics with their intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from histostudy.figures import style
+from histostudy.figures.registry import figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: What a metric is called, and the value of a useless model where there is one.
+LABELS = {
+    "auroc": ("AUROC", 0.5), "auprc": ("average precision", None), "balanced_accuracy": ("balanced accuracy", None),
+    "f1_macro": ("F1, macro", None), "brier": ("Brier score (low is good)", None),
+    "ece": ("calibration error (low is good)", 0.0), "c_harrell": ("Harrell's c", 0.5), "c_uno": ("Uno's c", 0.5),
+    "ibs": ("integrated Brier (low is good)", None), "r2": ("R\u00b2", 0.0), "mae": ("absolute error (low is good)", None),
+    "pearson": ("Pearson's r", 0.0), "spearman": ("Spearman's \u03c1", 0.0),
+}  # fmt: skip
+
+
+@figure(
+    "metrics_forest",
+    kinds=("classification", "survival", "regression", "expression"),
+    table="metrics",
+    category="results",
+    caption="Metrics of every model with bootstrap intervals over patients; the trivial controls are grey. Dotted line: a useless "
+    "model. Ranking metrics are means over test folds, the others are over all test patients. Expression: mean over genes.",
+)
+def metrics_forest(table: pd.DataFrame) -> Figure:
+    """Draw the metrics of a task: model, metric, estimate, low, high, n [, gene: the rows of ``all``]."""
+    if "gene" in table:
+        table = table[table["gene"] == "all"]
+    models, metrics = style.ordered(table, "model"), style.ordered(table, "metric")
+    looks = style.appearance(models)
+    with style.style():
+        fig, axes = style.panels(len(metrics), 2.35, 0.75 + 0.3 * len(models), sharey=True)
+        for ax, metric in zip(axes, metrics, strict=True):
+            part = table[table["metric"] == metric].set_index("model")
+            title, useless = label_of(metric)
+            if useless is not None:
+                ax.axvline(useless, color=style.GREY, linewidth=0.8, linestyle=":")
+            for row, model in enumerate(models):
+                one = part.loc[model]
+                if np.isfinite(one.estimate):
+                    ax.plot([one.low, one.high], [row, row], color=looks[model]["color"], linewidth=1.2)
+                    ax.plot(one.estimate, row, "o", color=looks[model]["color"], markersize=4)
+                words = style.with_interval(one.estimate, one.low, one.high)
+                ax.annotate(words, (0, row), xycoords=("axes fraction", "data"), xytext=(2, 4), fontsize=6,
+                            textcoords="offset points", color=style.DARK, va="bottom")  # fmt: skip
+            ax.set_yticks(range(len(models)), [style.shorten(m) for m in models])
+            ax.set_ylim(len(models) - 0.5, -0.75)
+            ax.set_title(title)
+            ax.grid(axis="x")
+            ax.margins(x=0.08)
+            ax.tick_params(axis="y", length=0)
+            ax.spines["left"].set_visible(False)
+        total = table["n"].max()
+        events = table["events"].max() if "events" in table else np.nan
+        more = f", {int(events)} events" if pd.notna(events) else ""
+        fig.supxlabel(f"estimate with its interval (n = {int(total)} patients{more})", fontsize=7.5)
+    return fig
+
+
+def label_of(metric: str) -> tuple[str, float | None]:
+    """Title of a metric, and what a useless model reaches."""
+    if metric.startswith("auroc_td@"):
+        return f"AUROC at {metric.split('@')[1]} days", 0.5
+    return LABELS.get(metric, (metric, None))

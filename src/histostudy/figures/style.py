@@ -1,0 +1,165 @@
+"""House style: colours that colour-blind readers tell apart, one type size, units on every axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histostudy.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito (2008), without black and with yellow last: it is faint on white.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+GREY, DARK, LIGHT = "#8C8C8C", "#333333", "#E6E6E6"
+#: Trivial controls are grey, so that a reader sees at once what is to be beaten.
+CONTROLS = {"prior": (GREY, ":"), "clinical": ("#4D4D4D", "--")}
+LINES = ("-", (0, (5, 1.5)), "-.")
+COLUMN_IN, PAGE_IN = 3.5, 7.2
+DPI = 200
+#: Panels in a row of small multiples.
+PER_ROW = 3
+
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.7, "lines.linewidth": 1.4, "axes.titlelocation": "left",
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": DARK, "xtick.color": DARK, "ytick.color": DARK, "legend.frameon": False, "axes.axisbelow": True,
+    "grid.color": LIGHT, "grid.linewidth": 0.6, "svg.hashsalt": "histostudy", "svg.fonttype": "path",
+    "pdf.fonttype": 42, "figure.dpi": 100, "text.parse_math": False,
+}  # fmt: skip
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the house style, whatever the user's matplotlibrc says."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
+
+
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure, inches; axes keep clear of each other."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panels(n: int, width: float, height: float, *, per_row: int = PER_ROW, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `n` panels, each `width` by `height` inches, and its axes; `options` go to ``subplots``."""
+    columns = min(n, per_row)
+    rows = math.ceil(n / columns)
+    fig = canvas(max(width * columns, COLUMN_IN), height * rows)
+    axes = fig.subplots(rows, columns, squeeze=False, **options).ravel()
+    for ax in axes[n:]:
+        ax.remove()
+    return fig, list(axes[:n])
+
+
+def appearance(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and line of each model, the same in every figure of a study that has the same models."""
+    models = list(dict.fromkeys(names))
+    out: dict[str, dict[str, Any]] = {}
+    place = 0
+    for name in models:
+        if name in CONTROLS:
+            colour, line = CONTROLS[name]
+        else:
+            colour = OKABE_ITO[place % len(OKABE_ITO)]
+            line = LINES[place // len(OKABE_ITO) % len(LINES)]  # type: ignore[assignment]
+            place += 1
+        out[name] = {"color": colour, "linestyle": line}
+    return out
+
+
+def colours(names: Sequence[str]) -> dict[str, Any]:
+    """Colour of each group; beyond seven from a perceptually even map."""
+    import matplotlib
+
+    if len(names) <= len(OKABE_ITO):
+        return dict(zip(names, OKABE_ITO, strict=False))
+    even = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
+    return dict(zip(names, even, strict=True))
+
+
+def legend_below(fig: Figure, ax: Axes, *, columns: int = 1, title: str | None = None) -> None:
+    """Legend of `ax` under the whole figure, where it hides nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        fig.legend(handles, labels, loc="outside lower center", ncols=columns, title=title, title_fontsize=7)
+
+
+def with_interval(estimate: float, low: float, high: float, digits: int = 2) -> str:
+    """``0.94 [0.90, 0.97]``, with true minus signs; a dash where it is undefined."""
+    if not np.isfinite(estimate):
+        return "undefined"
+    return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "\N{MINUS SIGN}")
+
+
+def p_text(p: float) -> str:
+    """``p = 0.03``, ``p < 0.001``; empty where undefined."""
+    if not np.isfinite(p):
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def shorten(text: str, most: int = 22) -> str:
+    """A label cut in its middle to `most` characters."""
+    text = str(text)
+    if len(text) <= most:
+        return text
+    keep = most - 1
+    return text[: keep - keep // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[len(text) - keep // 2 :]
+
+
+def empty(why: str) -> Figure:
+    """A figure that says why there is nothing to see; a report then has no hole."""
+    with style():
+        fig = canvas(COLUMN_IN, 1.2)
+        fig.text(0.5, 0.5, why, ha="center", va="center", color=DARK, wrap=True)
+    return fig
+
+
+def ordered(table: pd.DataFrame, column: str) -> list[str]:
+    """Distinct values of a column in the order they come."""
+    return [str(v) for v in dict.fromkeys(table[column])]
+
+
+def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
+    """Write ``<stem>.svg``, ``.pdf`` and ``.png``, each whole or not at all, the same bytes for the same figure.
+
+    Parameters
+    ----------
+    fig : Figure
+    stem : str or Path
+        Path without suffix.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    stem = Path(stem)
+    metadata: dict[str, dict[str, Any]] = {
+        "svg": {"Date": None, "Creator": "histostudy"},
+        "pdf": {"CreationDate": None, "Creator": "histostudy", "Producer": None},
+        "png": {"Software": None},
+    }
+    files = []
+    for kind, about in metadata.items():
+        file = stem.with_name(f"{stem.name}.{kind}")
+        with style(), atomic(file) as temporary:
+            fig.savefig(temporary, format=kind, dpi=DPI, metadata=about)
+        files.append(file)
+    return files

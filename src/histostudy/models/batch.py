@@ -1,0 +1,91 @@
+"""Bags of several patients packed end to end, and sums over each of them.
+
+A packed batch holds every tile once and no padding, so that a patient of one tile and a patient of ten thousand
+cost what they hold, and nothing of one bag can reach another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class BagBatch:
+    """A batch of bags, packed.
+
+    Parameters
+    ----------
+    features : Tensor
+        (T, D) the tiles of all bags, bag after bag.
+    offsets : Tensor
+        (B + 1,) int64; the rows ``offsets[i]:offsets[i + 1]`` are bag i. No bag is empty.
+    coords : Tensor, optional
+        (T, 2) int64, level-0 pixels.
+    """
+
+    features: Tensor
+    offsets: Tensor
+    coords: Tensor | None = None
+
+    @classmethod
+    def pack(cls, bags: Sequence[Tensor], coords: Sequence[Tensor] | None = None) -> BagBatch:
+        """Pack bags of (N_i, D) each."""
+        lengths = torch.tensor([0, *(len(bag) for bag in bags)])
+        offsets = lengths.cumsum(0).to(bags[0].device)
+        return cls(torch.cat(list(bags)), offsets, None if coords is None else torch.cat(list(coords)))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(B,) number of tiles of each bag."""
+        return self.offsets.diff()
+
+    @cached_property
+    def segments(self) -> Tensor:
+        """(T,) index of the bag each tile belongs to."""
+        bags = torch.arange(len(self), device=self.offsets.device)
+        return torch.repeat_interleave(bags, self.lengths, output_size=len(self.features))
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The batch as a zero-padded (B, N_max, D) tensor and its (B, N_max) mask of real tiles."""
+        width = int(self.lengths.max())
+        place = torch.arange(len(self.features), device=self.features.device) - self.offsets[self.segments]
+        padded = self.features.new_zeros(len(self), width, self.features.shape[1])
+        padded[self.segments, place] = self.features
+        mask = torch.arange(width, device=self.features.device) < self.lengths[:, None]
+        return padded, mask
+
+    def with_features(self, features: Tensor) -> BagBatch:
+        """The same bags with other features of the same tiles."""
+        return BagBatch(features, self.offsets, self.coords)
+
+
+def segment_sum(values: Tensor, batch: BagBatch) -> Tensor:
+    """Sum (T, ...) over each bag: (B, ...)."""
+    return values.new_zeros(len(batch), *values.shape[1:]).index_add(0, batch.segments, values)
+
+
+def segment_mean(values: Tensor, batch: BagBatch) -> Tensor:
+    """Mean of (T, D) over each bag: (B, D)."""
+    return segment_sum(values, batch) / batch.lengths[:, None].to(values.dtype)
+
+
+def segment_max(values: Tensor, batch: BagBatch) -> Tensor:
+    """Largest of (T, D) over each bag: (B, D); the gradient goes to the tiles that reach it, in equal shares."""
+    index = batch.segments[:, None].expand_as(values)
+    empty = values.new_zeros(len(batch), values.shape[1])
+    return empty.scatter_reduce(0, index, values, "amax", include_self=False)
+
+
+def segment_softmax(scores: Tensor, batch: BagBatch) -> Tensor:
+    """Softmax of (T, K) over the tiles of each bag; every column of every bag sums to 1."""
+    largest = segment_max(scores.detach(), batch)
+    weights = (scores - largest[batch.segments]).exp()
+    return weights / segment_sum(weights, batch)[batch.segments]

@@ -1,0 +1,233 @@
+"""Heads: from a patient's vector to the outcome, its loss, and the columns of its prediction.
+
+All that a head learns from outcomes before the first step (class shares, bins, target moments) and after the last
+(Cox baseline) comes from the training part and is stored with the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from histostudy.models.survival import (
+    bin_of,
+    breslow,
+    cox_loss,
+    cox_survival,
+    life_table_logits,
+    nll_loss,
+    nll_survival,
+    time_bins,
+)
+from histostudy.registry import Registry
+
+HEADS: Registry[type[Head]] = Registry("head")
+
+#: Targets of a set of patients: `y` ((n,) int64 or (n, G) float32), or `time` and `event` ((n,) float32).
+Targets = Mapping[str, Tensor]
+Config = Mapping[str, Any]
+
+
+class Head(nn.Module):
+    """A linear map to `outputs(config)` numbers, with a loss and a prediction.
+
+    Parameters
+    ----------
+    dim_in : int
+        Width of the aggregator's vector.
+    config : mapping
+        What rebuilds the head, JSON-like: `kind` and the keys of the subclass.
+    """
+
+    def __init__(self, dim_in: int, config: Config) -> None:
+        super().__init__()
+        self.config = dict(config)
+        self.linear = nn.Linear(dim_in, self.outputs(config))
+
+    @staticmethod
+    def outputs(config: Config) -> int:
+        """Number of outputs."""
+        raise NotImplementedError
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(B, dim_in) to (B, outputs), in float32 or better whatever autocast does."""
+        raw = self.linear(vectors)
+        return raw if raw.dtype == torch.float64 else raw.float()
+
+    def start(self, targets: Targets) -> None:
+        """Take what is needed from the training part's outcomes, and set the bias to the trivial prediction."""
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        """Loss of a batch, a mean over its patients."""
+        raise NotImplementedError
+
+    def finish(self, raw: Tensor, targets: Targets) -> None:
+        """Take what is needed from the training part once the weights stand."""
+
+    def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
+        """Columns of the prediction, (n,) each."""
+        raise NotImplementedError
+
+
+@HEADS.register("classification")
+class ClassificationHead(Head):
+    """Softmax over `classes`; cross-entropy without class weights, which would spoil the calibration."""
+
+    @staticmethod
+    def outputs(config: Config) -> int:
+        return len(config["classes"])
+
+    def start(self, targets: Targets) -> None:
+        counts = torch.bincount(targets["y"], minlength=self.linear.out_features).float()
+        with torch.no_grad():
+            self.linear.bias.copy_(((counts + 0.5) / (counts + 0.5).sum()).log())
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        return cross_entropy(raw, targets["y"])
+
+    def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
+        shares = raw.double().softmax(1).numpy()
+        return {f"prob_{name}": shares[:, k] for k, name in enumerate(self.config["classes"])}
+
+
+@HEADS.register("regression")
+class RegressionHead(Head):
+    """One number for each of `columns`, fitted to targets standardised on the training part.
+
+    Squared error over the targets that are there; a missing one (NaN) adds nothing.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, dim_in: int, config: Config) -> None:
+        super().__init__(dim_in, config)
+        self.register_buffer("centre", torch.zeros(self.linear.out_features))
+        self.register_buffer("spread", torch.ones(self.linear.out_features))
+
+    @staticmethod
+    def outputs(config: Config) -> int:
+        return len(config["columns"])
+
+    def start(self, targets: Targets) -> None:
+        y = targets["y"].double().numpy()
+        there = np.isfinite(y)
+        count = np.maximum(there.sum(0), 1)
+        centre = np.where(there, y, 0).sum(0) / count
+        spread = np.sqrt((np.where(there, y - centre, 0) ** 2).sum(0) / count)
+        self.centre.copy_(torch.from_numpy(centre))
+        self.spread.copy_(torch.from_numpy(np.where(spread > 1e-8, spread, 1.0)))
+        with torch.no_grad():
+            self.linear.bias.zero_()
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        y = (targets["y"] - self.centre) / self.spread
+        there = torch.isfinite(y)
+        error = torch.where(there, raw - torch.where(there, y, 0.0), 0.0)
+        return error.square().sum() / there.sum().clamp(min=1)
+
+    def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
+        values = (raw.double() * self.spread.double() + self.centre.double()).numpy()
+        return {name: values[:, k] for k, name in enumerate(self.config["columns"])}
+
+
+class SurvivalHead(Head):
+    """What the two survival heads share: S(t) at `days`, as columns ``surv_<days>``, and `risk`."""
+
+    def columns(self, risk: NDArray[np.float64], curves: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Name risk (n,) and curves (n, G)."""
+        days = self.config["days"]
+        return {"risk": risk} | {f"surv_{day}": curves[:, k] for k, day in enumerate(days)}
+
+
+@HEADS.register("survival_nll")
+class DiscreteSurvivalHead(SurvivalHead):
+    """Hazards of `bins` intervals (see `nll_loss`); risk is minus the sum of S over the intervals."""
+
+    edges: Tensor
+    last: Tensor
+
+    def __init__(self, dim_in: int, config: Config) -> None:
+        super().__init__(dim_in, config)
+        self.register_buffer("edges", torch.zeros(config["bins"] + 1))
+        self.register_buffer("last", torch.zeros(1))
+
+    @staticmethod
+    def outputs(config: Config) -> int:
+        return config["bins"]
+
+    def start(self, targets: Targets) -> None:
+        edges = time_bins(targets["time"].numpy(), targets["event"].numpy(), len(self.edges) - 1)
+        self.edges.copy_(torch.from_numpy(edges))
+        self.last.fill_(float(targets["time"].max()))
+        interval = bin_of(targets["time"], self.edges)
+        with torch.no_grad():
+            self.linear.bias.copy_(life_table_logits(interval, targets["event"], len(self.edges) - 1))
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        return nll_loss(raw, bin_of(targets["time"], self.edges), targets["event"])
+
+    def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
+        logits = raw.double().numpy()
+        risk = -np.exp(-np.logaddexp(0, logits).cumsum(1)).sum(1)
+        curves = nll_survival(logits, self.edges.numpy(), float(self.last), self.config["days"])
+        return self.columns(risk, curves)
+
+
+@HEADS.register("survival_cox")
+class CoxHead(SurvivalHead):
+    """One log-hazard ratio (see `cox_loss`), with Breslow's baseline of the training part."""
+
+    baseline_times: Tensor
+    baseline_hazard: Tensor
+
+    def __init__(self, dim_in: int, config: Config) -> None:
+        super().__init__(dim_in, config)
+        self.register_buffer("baseline_times", torch.zeros(0, dtype=torch.float64))
+        self.register_buffer("baseline_hazard", torch.zeros(0, dtype=torch.float64))
+
+    @staticmethod
+    def outputs(config: Config) -> int:
+        return 1
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        return cox_loss(raw[:, 0], targets["time"], targets["event"])
+
+    def finish(self, raw: Tensor, targets: Targets) -> None:
+        times, hazard = breslow(raw[:, 0].numpy(), targets["time"].numpy(), targets["event"].numpy())
+        self.baseline_times, self.baseline_hazard = torch.from_numpy(times), torch.from_numpy(hazard)
+
+    def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
+        risk = raw[:, 0].double().numpy()
+        times, hazard = self.baseline_times.numpy(), self.baseline_hazard.numpy()
+        return self.columns(risk, cox_survival(risk, times, hazard, self.config["days"]))
+
+
+def head_config(kind: str, loss: str | None, targets: Targets, **names: Any) -> dict[str, Any]:
+    """What builds the head of a task.
+
+    Parameters
+    ----------
+    kind : str
+        Kind of the task.
+    loss : str or None
+        ``nll`` (the default) or ``cox``, for survival.
+    targets : Targets
+        Of the training part: they decide how many intervals there are.
+    **names
+        `classes`, `columns` (regression and expression) or `days` (survival).
+    """
+    if kind == "survival":
+        config: dict[str, Any] = {"kind": f"survival_{loss or 'nll'}", "days": [int(d) for d in names["days"]]}
+        if config["kind"] == "survival_nll":
+            config["bins"] = len(time_bins(targets["time"].numpy(), targets["event"].numpy())) - 1
+        return config
+    if kind == "classification":
+        return {"kind": kind, "classes": list(names["classes"])}
+    return {"kind": "regression", "columns": list(names["columns"])}

@@ -1,0 +1,95 @@
+"""Numbers as a reader of a paper expects them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+#: Name for a reader, main metric first within a kind; digits after the point.
+METRICS: dict[str, tuple[str, int]] = {
+    "auroc": ("AUROC", 3),
+    "auprc": ("AUPRC", 3),
+    "balanced_accuracy": ("Balanced accuracy", 3),
+    "f1_macro": ("F1 (macro)", 3),
+    "brier": ("Brier score", 3),
+    "ece": ("Calibration error", 3),
+    "c_harrell": ("C (Harrell)", 3),
+    "c_uno": ("C (Uno)", 3),
+    "ibs": ("Integrated Brier", 3),
+    "pearson": ("Pearson r", 3),
+    "spearman": ("Spearman rho", 3),
+    "r2": ("R\N{SUPERSCRIPT TWO}", 3),
+    "mae": ("Mean absolute error", 3),
+}
+MAIN_METRIC = {"classification": "auroc", "survival": "c_harrell", "regression": "pearson", "expression": "pearson"}
+#: What a model without information scores, for the line in the plot.
+CHANCE = {"auroc": 0.5, "c_harrell": 0.5, "c_uno": 0.5, "pearson": 0.0, "spearman": 0.0, "r2": 0.0}
+LOWER_IS_BETTER = frozenset({"brier", "ece", "ibs", "mae"})
+
+
+def known(value: Any) -> bool:
+    """Whether a value is there: not None, not NaN or NA, not an empty text."""
+    if value is None or isinstance(value, str):
+        return bool(value)
+    text = str(value)
+    return text not in ("nan", "<NA>", "NaT")
+
+
+def number(value: Any, digits: int = 3, *, sign: bool = False) -> str:
+    """A number with a true minus sign, or a dash where there is none."""
+    if not known(value):
+        return DASH
+    value = float(value)
+    if math.isinf(value):
+        return ("" if value > 0 else MINUS) + "\N{INFINITY}"
+    text = f"{abs(value):,.{digits}f}" if abs(value) < 1e6 else f"{abs(value):.{digits}g}"
+    zero = not text.strip("0.,")
+    lead = "" if zero else MINUS if value < 0 else "+" if sign else ""
+    return lead + text
+
+
+def interval(low: Any, high: Any, digits: int = 3, *, sign: bool = False) -> str:
+    """`0.88 to 0.97`, or nothing where there is none."""
+    if not (known(low) and known(high)):
+        return ""
+    return f"{number(low, digits, sign=sign)} to {number(high, digits, sign=sign)}"
+
+
+def p_value(value: Any) -> str:
+    """`<0.001`, `0.012`, `0.35`."""
+    if not known(value):
+        return DASH
+    value = float(value)
+    if value < 0.001:
+        return "<0.001"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name for a reader; `auroc_td@365` is the AUROC at a time."""
+    if metric.startswith("auroc_td@"):
+        return f"AUROC at {int(metric.removeprefix('auroc_td@')):,} d"
+    return METRICS.get(metric, (metric, 3))[0]
+
+
+def metric_order(metric: str) -> tuple[int, str]:
+    """Sort key of metrics: as in `METRICS`, times after them in order."""
+    names = list(METRICS)
+    if metric.startswith("auroc_td@"):
+        return names.index("c_uno"), f"{int(metric.removeprefix('auroc_td@')):09d}"
+    return (names.index(metric) if metric in METRICS else len(names)), metric
+
+
+def count(value: Any, singular: str, plural: str | None = None) -> str:
+    """`1 slide`, `1,024 slides`."""
+    value = int(value)
+    return f"{value:,} {singular if value == 1 else plural or singular + 's'}"
+
+
+def listed(items: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(items) < 2:
+        return "".join(items)
+    return ", ".join(items[:-1]) + " and " + items[-1]

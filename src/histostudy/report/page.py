@@ -1,0 +1,392 @@
+"""The study's report: one HTML page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from histostudy.report.context import MEDIA, FigureItem, ReportContext
+from histostudy.report.findings import CONTROLS, key_findings, main_rows
+from histostudy.report.forest import forest_svg
+from histostudy.report.methods import methods_paragraphs
+from histostudy.report.numbers import (
+    CHANCE,
+    DASH,
+    LOWER_IS_BETTER,
+    MAIN_METRIC,
+    METRICS,
+    count,
+    interval,
+    known,
+    metric_name,
+    metric_order,
+    number,
+    p_value,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = {
+    "classification": "Classification", "survival": "Survival", "regression": "Regression",
+    "expression": "Gene expression",
+}  # fmt: skip
+#: Columns of the slide table, in order: name, header, digits (None: text), factor.
+SLIDE_COLUMNS: tuple[tuple[str, str, int | None, float], ...] = (
+    ("slide_id", "Slide", None, 1), ("patient_id", "Patient", None, 1), ("site", "Site", None, 1),
+    ("status", "Status", None, 1), ("reason", "Reason", None, 1), ("detail", "Detail", None, 1),
+    ("mpp", "mpp", 4, 1), ("mpp_source", "mpp from", None, 1), ("vendor", "Vendor", None, 1),
+    ("width_px0", "Width, px", 0, 1), ("height_px0", "Height, px", 0, 1),
+    ("tissue_area_um2", "Tissue, mm\N{SUPERSCRIPT TWO}", 2, 1e-6),
+    ("pen_area_um2", "Pen, mm\N{SUPERSCRIPT TWO}", 2, 1e-6),
+    ("sections", "Sections", 0, 1), ("n_tiles", "Tiles", 0, 1),
+)  # fmt: skip
+
+
+def render_report(context: ReportContext) -> str:
+    """Render the report.
+
+    Parameters
+    ----------
+    context : ReportContext
+        What to show; sections without content are left out.
+
+    Returns
+    -------
+    str
+        A whole HTML document without a reference to any other file or host. The same for the same context.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("histostudy.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(page=_page(context)) + "\n"
+
+
+def _page(context: ReportContext) -> dict[str, Any]:
+    """All that the template shows, as text and lists of text."""
+    study = context.study
+    counts = _counts(context)
+    findings = context.findings
+    if findings is None:
+        findings = key_findings(study, context.metrics, context.comparison)
+    methods = context.methods
+    if methods is None:
+        methods = methods_paragraphs(study, counts, context.software)
+    tasks = [_task(task, context) for task in study.get("tasks") or []]
+    simulated = bool((study.get("cohort") or {}).get("simulate"))
+    page: dict[str, Any] = {
+        "title": str(study.get("study", "study")),
+        "lead": _lead(study, counts, simulated),
+        "simulated": simulated,
+        "findings": list(findings),
+        "tiles": _headline(context, counts),
+        "planted": _plain_table(context.planted) if context.planted is not None else None,
+        "flow": _flow(context.flow) if context.flow else None,
+        "table_one": _table_one(context.table_one) if context.table_one is not None else None,
+        "splits": _splits(context),
+        "tasks": [t for t in tasks if t["models"] or t["figures"]],
+        "figures": [_figure(f) for f in context.figures if f.task is None],
+        "slides": _slides(context) if context.slides is not None else None,
+        "methods": list(methods),
+        "software": sorted(context.software.items()),
+        "data": _plain_table(context.data) if context.data is not None else None,
+        "study_text": _yaml(study),
+    }
+    page["contents"] = _contents(page)
+    return page
+
+
+def _counts(context: ReportContext) -> dict[str, int]:
+    """Patients, slides and tiles, from what is there."""
+    counts = dict(context.counts)
+    steps = (context.flow or {}).get("steps") or []
+    if steps:
+        counts.setdefault("slides_all", int(steps[0]["slides"]))
+        counts.setdefault("slides", int(steps[-1]["slides"]))
+        counts.setdefault("patients", int(steps[-1]["patients"]))
+    if context.slides is not None:
+        used = context.slides[context.slides["status"] == "ok"]
+        counts.setdefault("slides", len(used))
+        counts.setdefault("slides_all", len(context.slides))
+        if "patient_id" in used:
+            counts.setdefault("patients", int(used["patient_id"].nunique()))
+        if "n_tiles" in used:
+            counts.setdefault("tiles", int(used["n_tiles"].fillna(0).astype(int).sum()))
+    return counts
+
+
+def _lead(study: Mapping[str, Any], counts: Mapping[str, int], simulated: bool) -> str:
+    """One line under the title."""
+    names = [("patients", "patient"), ("slides", "slide"), ("tiles", "tile")]
+    parts = [count(counts[k], word) for k, word in names if k in counts]
+    cohort = (study.get("cohort") or {}).get("name")
+    text = f"{'Synthetic cohort' if simulated else 'Cohort'} {cohort}" if cohort else ""
+    return ": ".join(t for t in (text, ", ".join(parts)) if t)
+
+
+def _headline(context: ReportContext, counts: Mapping[str, int]) -> list[dict[str, str]]:
+    """The few numbers at the top: the reference model's main metric of each task."""
+    reference = (context.study.get("compare") or {}).get("reference")
+    out = []
+    for task in context.study.get("tasks") or []:
+        table = context.metrics.get(task["name"])
+        rows = main_rows(table, task["kind"]) if table is not None else None
+        if rows is None or len(rows) == 0:
+            continue
+        rows = rows.set_index("model")
+        models = [m for m in rows.index if m not in CONTROLS] or list(rows.index)
+        row = rows.loc[reference if reference in rows.index else models[0]]
+        metric = MAIN_METRIC[task["kind"]]
+        out.append({
+            "task": task["name"], "metric": metric_name(metric), "value": number(row["estimate"], 2),
+            "span": interval(row["low"], row["high"], 2), "model": str(row.name),
+            "note": "mean over genes" if task["kind"] == "expression" else "",
+        })  # fmt: skip
+    return out
+
+
+def _flow(flow: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [
+        {
+            "step": s["step"], "slides": count(s["slides"], "slide"), "patients": count(s["patients"], "patient"),
+            "excluded": [
+                {"reason": e["reason"], "slides": count(e["slides"], "slide"),
+                 "patients": count(e["patients"], "patient")}
+                for e in s.get("excluded") or []
+            ],
+        }
+        for s in flow.get("steps") or []
+    ]  # fmt: skip
+    tasks = [
+        {
+            "name": name, "patients": count(t["patients"], "patient"),
+            "events": count(t["events"], "event") if known(t.get("events")) else "",
+            "excluded": [f"{e['reason']}: {count(e['patients'], 'patient')}" for e in t.get("excluded") or []],
+        }
+        for name, t in (flow.get("tasks") or {}).items()
+    ]  # fmt: skip
+    return {"steps": steps, "tasks": tasks}
+
+
+def _table_one(table: pd.DataFrame) -> dict[str, Any]:
+    """Table 1 with a variable's name on its first row only."""
+    names = {"variable": "", "level": "", "smd": "SMD", "missing": "Missing", "overall": "Overall"}
+    rows, before = [], None
+    for row in table.to_dict("records"):
+        cells = [str(v) if known(v) else "" for v in row.values()]
+        first = row.get("variable") != before
+        before = row.get("variable")
+        rows.append({"first": first, "cells": cells if first else ["", *cells[1:]]})
+    return {"columns": [names.get(str(c), str(c)) for c in table.columns], "rows": rows}
+
+
+def _splits(context: ReportContext) -> dict[str, Any] | None:
+    """Patients a part and fold, and what the audit found."""
+    if context.splits is None and context.leakage is None:
+        return None
+    out: dict[str, Any] = {"ok": None, "checks": [], "columns": [], "rows": []}
+    if context.leakage is not None:
+        out["ok"] = bool(context.leakage.get("ok"))
+        out["checks"] = _checks(context.leakage)
+    if context.splits is not None and len(context.splits):
+        sizes = context.splits.groupby(["repeat", "fold", "part"])["patient_id"].nunique().unstack(fill_value=0)
+        parts = [p for p in ("train", "val", "test") if p in sizes]
+        repeats = sizes.index.get_level_values("repeat").nunique() > 1
+        words = {"train": "Training", "val": "Inner validation", "test": "Test"}
+        out["columns"] = [*(["Repeat"] if repeats else []), "Fold", *(words[p] for p in parts)]
+        out["rows"] = [
+            [*([str(repeat)] if repeats else []), str(fold), *(f"{int(row[p]):,}" for p in parts)]
+            for (repeat, fold), row in sizes.iterrows()
+        ]
+    return out
+
+
+def _checks(leakage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The audit's single values, by name; lists are counted, tables left to the file."""
+    out = []
+    for key, value in leakage.items():
+        name = str(key).replace("_", " ")
+        if key == "ok" or isinstance(value, Mapping):
+            continue
+        if isinstance(value, bool):
+            out.append((name, "yes" if value else "no"))
+        elif isinstance(value, list | tuple):
+            if not any(isinstance(v, Mapping) for v in value):
+                out.append((name, ", ".join(map(str, value[:8])) + (" ..." if len(value) > 8 else "") or "none"))
+        elif isinstance(value, float):
+            out.append((name, number(value, 3)))
+        else:
+            out.append((name, f"{value:,}" if isinstance(value, int) else str(value)))
+    return out
+
+
+def _task(task: Mapping[str, Any], context: ReportContext) -> dict[str, Any]:
+    """A task's tables and figures."""
+    name, kind = task["name"], task["kind"]
+    reference = (context.study.get("compare") or {}).get("reference")
+    table = context.metrics.get(name)
+    out: dict[str, Any] = {
+        "name": name, "kind": KINDS.get(kind, kind), "what": _what(task), "metrics": [], "models": [], "genes": None,
+        "forest": "", "n": "", "comparison": [],
+        "figures": [_figure(f) for f in context.figures if f.task == name],
+    }  # fmt: skip
+    if table is not None and len(table):
+        main = main_rows(table, kind)
+        whole = table
+        if "gene" in table:
+            whole = table[table["gene"].isna() | table["gene"].isin(["", "all"])]
+            out["genes"] = _genes(table, reference)
+        order = sorted(whole["metric"].unique(), key=metric_order)
+        models = list(dict.fromkeys(whole["model"]))
+        cells = whole.set_index(["model", "metric"])
+        out["metrics"] = [{"name": metric_name(m), "lower": m in LOWER_IS_BETTER} for m in order]
+        out["models"] = [
+            {
+                "name": model, "control": model in CONTROLS, "reference": model == reference,
+                "cells": [_cell(cells, model, metric) for metric in order],
+            }
+            for model in models
+        ]  # fmt: skip
+        metric = MAIN_METRIC[kind]
+        if len(main):
+            out["forest"] = forest_svg(main, metric_name(metric), CHANCE.get(metric), CONTROLS)
+            out["n"] = _patients(main)
+    compared = context.comparison.get(name)
+    if compared is not None and len(compared):
+        out["comparison"] = [_comparison(row) for row in compared.to_dict("records")]
+    return out
+
+
+def _what(task: Mapping[str, Any]) -> str:
+    """What a task predicts, in words."""
+    adjust = f"; clinical model with {', '.join(task['adjust'])}" if task.get("adjust") else ""
+    match task["kind"]:
+        case "survival":
+            return f"time {task.get('time')} with event {task.get('event')}{adjust}"
+        case "expression":
+            genes = task.get("genes")
+            return f"{len(genes)} genes{adjust}" if genes else f"all genes of the table{adjust}"
+        case _:
+            return f"target {task.get('target')}{adjust}"
+
+
+def _cell(cells: pd.DataFrame, model: str, metric: str) -> dict[str, str]:
+    if (model, metric) not in cells.index:
+        return {"value": DASH, "span": ""}
+    row = cells.loc[(model, metric)]
+    digits = METRICS.get(metric, ("", 3))[1]
+    return {"value": number(row["estimate"], digits), "span": interval(row["low"], row["high"], digits)}
+
+
+def _patients(rows: pd.DataFrame) -> str:
+    row = rows.iloc[0]
+    text = count(row["n"], "patient") if known(row.get("n")) else ""
+    return text + (f", {count(row['events'], 'event')}" if known(row.get("events")) else "")
+
+
+def _comparison(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "model": str(row["model"]), "reference": str(row["reference"]),
+        "metric": metric_name(str(row.get("metric", ""))),
+        "difference": number(row["difference"], 3, sign=True),
+        "span": interval(row["low"], row["high"], 3, sign=True),
+        "p": p_value(row["p"]), "p_adjusted": p_value(row["p_adjusted"]),
+    }  # fmt: skip
+
+
+def _genes(table: pd.DataFrame, reference: str | None, most: int = 50) -> dict[str, Any] | None:
+    """Each gene's correlation of the reference model, best first."""
+    rows = table[(table["metric"] == "pearson") & table["gene"].notna() & ~table["gene"].isin(["", "all"])]
+    shown = reference if (rows["model"] == reference).any() else next(iter(rows["model"]), None)
+    rows = rows[rows["model"] == shown].sort_values(["estimate", "gene"], ascending=[False, True])
+    if len(rows) == 0:
+        return None
+    columns = [c for c in ("p", "q") if c in rows and rows[c].notna().any()]
+    return {
+        "model": str(shown),
+        "total": len(rows),
+        "columns": ["Gene", "Pearson r", "Interval", *columns],
+        "rows": [
+            [str(r["gene"]), number(r["estimate"]), interval(r["low"], r["high"]), *(p_value(r[c]) for c in columns)]
+            for r in rows.head(most).to_dict("records")
+        ],
+    }
+
+
+def _figure(figure: FigureItem) -> dict[str, Any]:
+    data = base64.b64encode(figure.data).decode("ascii")
+    uri = f"data:{MEDIA[figure.kind]};base64,{data}"
+    return {"title": figure.title, "caption": figure.caption, "uri": uri, "wide": figure.wide}
+
+
+def _slides(context: ReportContext) -> dict[str, Any]:
+    """The slide table: cells with a text to read and a value to sort by."""
+    table = context.slides
+    assert table is not None
+    shown = [c for c in SLIDE_COLUMNS if c[0] in table and table[c[0]].map(known).any()]
+    rows = []
+    for row in table.sort_values("slide_id").to_dict("records"):
+        cells = []
+        for key, _, digits, factor in shown:
+            value = row[key]
+            if digits is None:
+                cells.append({"text": str(value) if known(value) else "", "sort": ""})
+            else:
+                scaled = float(value) * factor if known(value) else None
+                cells.append({"text": number(scaled, digits), "sort": "" if scaled is None else f"{scaled:.10g}"})
+        image = context.thumbnails.get(row["slide_id"])
+        uri = "data:image/jpeg;base64," + base64.b64encode(image).decode("ascii") if image else ""
+        rows.append({"status": str(row["status"]), "cells": cells, "thumbnail": uri})
+    status = table["status"].value_counts()
+    return {
+        "columns": [{"name": h, "key": k, "numeric": d is not None} for k, h, d, _ in shown],
+        "rows": rows,
+        "thumbnails": bool(context.thumbnails),
+        "status": [(str(s), f"{int(n):,}") for s, n in sorted(status.items(), key=lambda i: (i[0] != "ok", i[0]))],
+    }
+
+
+def _plain_table(table: pd.DataFrame) -> dict[str, Any]:
+    """Any small table: numbers to the right, names with a capital."""
+    numeric = [table[c].dtype.kind in "iuf" for c in table.columns]
+
+    def text(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, float):
+            return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if known(value) else DASH
+        return f"{value:,}" if isinstance(value, int) else str(value) if known(value) else DASH
+
+    columns = [{"name": _title(str(c)), "numeric": n} for c, n in zip(table.columns, numeric, strict=True)]
+    return {"columns": columns, "rows": [[text(v) for v in row.values()] for row in table.to_dict("records")]}
+
+
+def _title(name: str) -> str:
+    text = name.replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Anchors and names of the sections that are there."""
+    sections = [
+        ("findings", "Key findings", page["findings"]), ("planted", "Planted and found", page["planted"]),
+        ("flow", "Study flow", page["flow"]), ("table-one", "Patients", page["table_one"]),
+        ("splits", "Splits", page["splits"]), ("results", "Results", page["tasks"]),
+        ("figures", "Figures", page["figures"]), ("slides", "Slides", page["slides"]),
+        ("methods", "Methods", page["methods"]),
+        ("versions", "Versions", page["software"] or page["data"]), ("config", "Configuration", True),
+    ]  # fmt: skip
+    return [(anchor, name) for anchor, name, there in sections if there]
+
+
+def _yaml(study: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True, width=100)

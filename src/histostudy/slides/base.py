@@ -1,0 +1,194 @@
+"""The reader interface: what a backend gives, and the reading at an exact scale built on it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from histostudy.slides.resample import block_mean, resample, shrink_to, source_side
+from histostudy.slides.scale import mean_mpp
+
+#: A level counts as fine enough where it is coarser than asked by no more than this share (4.001 for 4).
+LEVEL_SLACK = 2e-3
+#: Pixels read at once for a thumbnail: 3 bytes each, so 48 MiB.
+BAND_PIXELS = 16 << 20
+
+
+class Slide(ABC):
+    """An open slide. Level-0 pixels are the coordinates of everything unless a name says otherwise.
+
+    Not safe for use by two threads at once; open one a thread.
+
+    Attributes
+    ----------
+    path : Path
+    backend : str
+        ``native``, ``openslide`` or ``fastslide``.
+    vendor : str
+        Format family, OpenSlide's name.
+    level_dimensions : tuple of (width, height)
+    level_downsamples : tuple of float
+    properties : mapping of str to str
+    objective_power : float or None
+    mpp_xy : (float, float) or None
+        Scale in the file, um per pixel in x and y.
+    mpp : float
+        The scale in use; NaN until `open_slide` has chosen one.
+    mpp_source : str
+        ``table``, ``metadata`` or ``objective``.
+    """
+
+    backend = ""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.vendor = ""
+        self.level_dimensions: tuple[tuple[int, int], ...] = ()
+        self.level_downsamples: tuple[float, ...] = ()
+        self.properties: Mapping[str, str] = {}
+        self.objective_power: float | None = None
+        self.mpp_xy: tuple[float, float] | None = None
+        self.mpp = math.nan
+        self.mpp_source = ""
+
+    @property
+    def width_px0(self) -> int:
+        """Width at level 0, px."""
+        return self.level_dimensions[0][0]
+
+    @property
+    def height_px0(self) -> int:
+        """Height at level 0, px."""
+        return self.level_dimensions[0][1]
+
+    @property
+    def mpp_metadata(self) -> float | None:
+        """Scale in the file, mean of x and y, um per pixel; None where the file has none."""
+        return mean_mpp(self.mpp_xy)
+
+    @abstractmethod
+    def _read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """Pixels of a box that lies wholly in the level; x and y in pixels of that level."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def associated(self) -> dict[str, np.ndarray]:
+        """Label, macro and other images stored beside the slide, uint8 (H, W, 3) each."""
+        return {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read_level(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """Read a box of a level.
+
+        Parameters
+        ----------
+        level : int
+        x, y, w, h : int
+            In pixels of that level; what lies outside it is white.
+
+        Returns
+        -------
+        ndarray of uint8, (h, w, 3)
+            Yours to change.
+
+        Raises
+        ------
+        BadSlideError
+            ``unreadable``, if the stored data is damaged.
+        """
+        width, height = self.level_dimensions[level]
+        x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+        if (x0, y0, x1, y1) == (x, y, x + w, y + h):
+            return self._read(level, x, y, w, h)
+        out = np.full((h, w, 3), 255, np.uint8)
+        if x1 > x0 and y1 > y0:
+            out[y0 - y : y1 - y, x0 - x : x1 - x] = self._read(level, x0, y0, x1 - x0, y1 - y0)
+        return out
+
+    def level_for(self, downsample: float) -> int:
+        """The coarsest level that still has `downsample` level-0 pixels a pixel or fewer."""
+        fine = [i for i, d in enumerate(self.level_downsamples) if d <= downsample * (1 + LEVEL_SLACK)]
+        return max(fine, key=lambda i: self.level_downsamples[i]) if fine else 0
+
+    def read_mpp(self, x_px0: int, y_px0: int, size_px: int, mpp: float) -> np.ndarray:
+        """Read one square of `size_px` pixels at exactly `mpp`.
+
+        Covers ``size_px * mpp / self.mpp`` level-0 pixels from (x_px0, y_px0), read from the coarsest level
+        that is fine enough; on a level above 0 the corner is that level's nearest pixel.
+
+        Returns
+        -------
+        ndarray of uint8, (size_px, size_px, 3)
+        """
+        return next(self.read_tiles(np.array([[x_px0, y_px0]]), size_px, mpp))
+
+    def read_tiles(self, xy_px0: np.ndarray, size_px: int, mpp: float) -> Iterator[np.ndarray]:
+        """Read squares at exactly `mpp`, in the order given; row-major order decodes each stored tile once.
+
+        Parameters
+        ----------
+        xy_px0 : ndarray of int, (N, 2)
+            Top left corners at level 0.
+        size_px : int
+            Side, px at `mpp`.
+        mpp : float
+            Wanted um per pixel.
+
+        Yields
+        ------
+        ndarray of uint8, (size_px, size_px, 3)
+        """
+        wanted = mpp / self.mpp
+        if not (math.isfinite(wanted) and wanted > 0):
+            raise ValueError(f"cannot read at mpp {mpp} from a slide of mpp {self.mpp}")
+        level = self.level_for(wanted)
+        downsample = self.level_downsamples[level]
+        step = wanted / downsample
+        side = source_side(size_px, step)
+        for x, y in np.asarray(xy_px0).tolist():
+            box = self.read_level(level, round(x / downsample), round(y / downsample), side, side)
+            yield resample(box, step, size_px)
+
+    def thumbnail(self, mpp: float) -> tuple[np.ndarray, float]:
+        """The whole slide at `mpp`, or at its own scale where that is coarser.
+
+        Returns
+        -------
+        ndarray of uint8, (H, W, 3)
+        float
+            Effective um per pixel: slide width in um over W.
+        """
+        rgb = self.shrunk(max(1.0, mpp / self.mpp))
+        return rgb, self.mpp * self.width_px0 / rgb.shape[1]
+
+    def shrunk(self, downsample: float) -> np.ndarray:
+        """The whole slide, `downsample` level-0 pixels to one; read in bands, so memory stays bounded."""
+        width = max(1, round(self.width_px0 / downsample))
+        height = max(1, round(self.height_px0 / downsample))
+        exact = self.width_px0 / width
+        level = self.level_for(exact)
+        level_width, level_height = self.level_dimensions[level]
+        step = max(1.0, level_width / width)
+        k = math.floor(step)
+        rows = max(k, BAND_PIXELS // max(1, level_width) // k * k)
+        bands = []
+        for y in range(0, level_height, rows):
+            band = self.read_level(level, 0, y, level_width, min(rows, level_height - y))
+            bands.append(block_mean(band, k))
+        reduced = bands[0] if len(bands) == 1 else np.concatenate(bands)
+        return shrink_to(reduced, step / k, width, height)

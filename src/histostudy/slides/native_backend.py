@@ -1,0 +1,216 @@
+"""Tiled JPEG TIFF (Aperio SVS, generic): stored tiles decoded once each, identical to OpenSlide's pixels.
+
+OpenSlide opens the file and says what its levels are; tifffile gives the place of each stored tile, and
+libjpeg-turbo (simplejpeg) decodes it with the same transform and chroma upsampling as OpenSlide's libjpeg.
+Whatever is not plainly this kind of file (JPEG 2000, missing tiles, planar, not 8-bit RGB) is left to
+OpenSlide.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import tifffile
+
+from histostudy.errors import BadSlideError
+from histostudy.slides.base import Slide
+from histostudy.slides.jpeg import jpeg_head, whole_jpeg
+from histostudy.slides.openslide_backend import OpenSlideSlide
+
+logger = logging.getLogger(__name__)
+
+VENDORS = frozenset({"aperio", "generic-tiff"})
+#: Most that decoded tiles may take: two rows of 256 px tiles of a slide 125,000 px wide. Less is taken where
+#: the rows that one read touches, and one more, are less.
+CACHE_BYTES = 192 << 20
+_JPEG, _RGB, _YCBCR, _CONTIGUOUS = 7, 2, 6, 1
+
+
+class _Unknown(Exception):
+    """The file is not one that this backend reads; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    width: int
+    height: int
+    tile_w: int
+    tile_h: int
+    columns: int
+    offsets: tuple[int, ...]
+    counts: tuple[int, ...]
+    head: bytes
+
+
+def _level_of(page: tifffile.TiffPage, file_size: int) -> _Level:
+    """What is needed to read a page's tiles."""
+    tag = {code: page.tags.get(code) for code in (258, 277, 284, 262, 266, 317)}
+
+    def value(code: int, default: int) -> object:
+        found = tag[code]
+        return default if found is None else found.value
+
+    if page.compression != _JPEG:
+        raise _Unknown(f"compression {page.compression}")
+    bits = value(258, 8)
+    if value(277, 1) != 3 or any(b != 8 for b in (bits if isinstance(bits, tuple) else (bits,))):
+        raise _Unknown("not 8-bit RGB")
+    if value(284, 1) != _CONTIGUOUS or value(266, 1) != 1 or value(317, 1) != 1:
+        raise _Unknown("planar, bit-reversed or predicted")
+    photometric = value(262, -1)
+    if photometric not in (_RGB, _YCBCR):
+        raise _Unknown(f"photometric interpretation {photometric}")
+    width, height, tile_w, tile_h = page.imagewidth, page.imagelength, page.tilewidth, page.tilelength
+    columns, rows = -(-width // tile_w), -(-height // tile_h)
+    offsets, counts = tuple(page.dataoffsets), tuple(page.databytecounts)
+    if len(offsets) != columns * rows or len(counts) != columns * rows:
+        raise _Unknown(f"{len(offsets)} stored tiles for {columns} x {rows}")
+    if min(counts) <= 0 or min(offsets) <= 0:
+        raise _Unknown("missing tiles")
+    if max(o + c for o, c in zip(offsets, counts, strict=True)) > file_size:
+        raise BadSlideError("unreadable", "the file is cut short: stored tiles lie beyond its end")
+    try:
+        head = jpeg_head(page.jpegtables, photometric == _YCBCR)
+    except ValueError as error:
+        raise _Unknown(f"JPEG tables: {error}") from None
+    return _Level(width, height, tile_w, tile_h, columns, offsets, counts, head)
+
+
+def _levels(path: Path, dimensions: tuple[tuple[int, int], ...]) -> list[_Level]:
+    """The tiled page of each of OpenSlide's levels, matched by size."""
+    size = path.stat().st_size
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            tiled = [p for p in tiff.pages if isinstance(p, tifffile.TiffPage) and p.is_tiled]
+            levels = []
+            for want in dimensions:
+                same = [p for p in tiled if (p.imagewidth, p.imagelength) == want]
+                if len(same) != 1:
+                    raise _Unknown(f"{len(same)} tiled images of size {want}")
+                levels.append(_level_of(same[0], size))
+            return levels
+    except (tifffile.TiffFileError, ValueError, KeyError, IndexError, struct.error) as error:
+        raise _Unknown(f"tifffile: {error}") from None
+
+
+class NativeSlide(Slide):
+    """A tiled JPEG TIFF read by its stored tiles; made by `open_native`."""
+
+    backend = "native"
+
+    def __init__(self, oracle: OpenSlideSlide, levels: list[_Level], cache_bytes: int = CACHE_BYTES) -> None:
+        super().__init__(oracle.path)
+        self.vendor, self.properties = oracle.vendor, oracle.properties
+        self.level_dimensions, self.level_downsamples = oracle.level_dimensions, oracle.level_downsamples
+        self.mpp_xy, self.objective_power = oracle.mpp_xy, oracle.objective_power
+        self.decoded = 0
+        self._oracle = oracle
+        self._levels = levels
+        self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._file = os.open(oracle.path, os.O_RDONLY)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._cache.clear()
+        self._oracle.close()
+
+    def associated(self) -> dict[str, np.ndarray]:
+        return self._oracle.associated()
+
+    def _stored(self, level: _Level, index: int) -> bytes:
+        data = os.pread(self._file, level.counts[index], level.offsets[index])
+        if len(data) != level.counts[index]:
+            raise BadSlideError("unreadable", f"the file ends inside stored tile {index}")
+        return whole_jpeg(data, level.head)
+
+    def _decode(self, number: int, index: int, buffer: np.ndarray | None) -> np.ndarray:
+        """Stored tile `index` of a level, (tile_h, tile_w, 3), as libjpeg-turbo or else OpenSlide reads it."""
+        level = self._levels[number]
+        self.decoded += 1
+        if buffer is None or buffer.shape != (level.tile_h, level.tile_w, 3):
+            buffer = np.empty((level.tile_h, level.tile_w, 3), np.uint8)
+        try:
+            tile = simplejpeg.decode_jpeg(self._stored(level, index), buffer=buffer)
+            if tile.shape == buffer.shape:
+                return buffer
+            problem = f"shape {tile.shape}"
+        except ValueError as error:
+            problem = str(error)
+        logger.debug("%s: level %d tile %d left to OpenSlide: %s", self.path, number, index, problem)
+        row, column = divmod(index, level.columns)
+        x, y = column * level.tile_w, row * level.tile_h
+        return self._oracle.read_level(number, x, y, level.tile_w, level.tile_h)
+
+    def _tile(self, number: int, index: int, keep: int) -> np.ndarray:
+        """A decoded tile, at most `keep` of them kept; the memory of one let go is used for the next."""
+        key = (number, index)
+        tile = self._cache.get(key)
+        if tile is not None:
+            self._cache.move_to_end(key)
+            return tile
+        spare = None
+        while len(self._cache) >= keep:
+            spare = self._cache.popitem(last=False)[1]
+        tile = self._decode(number, index, spare)
+        self._cache[key] = tile
+        return tile
+
+    def _read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        at = self._levels[level]
+        tw, th = at.tile_w, at.tile_h
+        rows = range(y // th, (y + h - 1) // th + 1)
+        columns = range(x // tw, (x + w - 1) // tw + 1)
+        keep = max(1, min((len(rows) + 1) * at.columns, self._cache_bytes // (tw * th * 3)))
+        out = np.empty((h, w, 3), np.uint8)
+        for row in rows:
+            y0, y1 = max(y, row * th), min(y + h, (row + 1) * th)
+            for column in columns:
+                x0, x1 = max(x, column * tw), min(x + w, (column + 1) * tw)
+                tile = self._tile(level, row * at.columns + column, keep)
+                out[y0 - y : y1 - y, x0 - x : x1 - x] = tile[
+                    y0 - row * th : y1 - row * th, x0 - column * tw : x1 - column * tw
+                ]
+        return out
+
+
+def open_native(oracle: OpenSlideSlide, cache_bytes: int = CACHE_BYTES) -> NativeSlide | None:
+    """The fast reader of a slide that OpenSlide has opened, or None where the file is not of a known kind.
+
+    Raises
+    ------
+    BadSlideError
+        ``unreadable``, if the file is cut short.
+    """
+    try:
+        if oracle.vendor not in VENDORS:
+            raise _Unknown(f"vendor {oracle.vendor}")
+        levels = _levels(oracle.path, oracle.level_dimensions)
+        slide = NativeSlide(oracle, levels, cache_bytes)
+        for number, level in enumerate(levels):
+            _try_first_tile(slide, number, level)
+    except _Unknown as why:
+        logger.debug("%s: read by OpenSlide: %s", oracle.path, why)
+        return None
+    return slide
+
+
+def _try_first_tile(slide: NativeSlide, number: int, level: _Level) -> None:
+    """Decode the first tile of a level, so that an odd sampling is found before it matters."""
+    try:
+        shape = simplejpeg.decode_jpeg(slide._stored(level, 0)).shape
+    except ValueError as error:
+        os.close(slide._file)
+        raise _Unknown(f"level {number}: {error}") from None
+    if shape != (level.tile_h, level.tile_w, 3):
+        os.close(slide._file)
+        raise _Unknown(f"level {number}: first tile is {shape}")

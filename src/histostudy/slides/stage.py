@@ -1,0 +1,138 @@
+"""Look at each slide once: does it open, at what scale, is it brightfield, what does it look like."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histostudy.codeversion import code_version
+from histostudy.errors import BadSlideError, TableError
+from histostudy.files import atomic, fingerprint
+from histostudy.slides.brightfield import check_brightfield
+from histostudy.slides.reader import open_raw
+from histostudy.slides.scale import resolve_mpp
+from histostudy.slides.status import FAILED
+from histostudy.stages import run_shard
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+THUMBNAIL_PX = 1024
+COLUMNS = [
+    "slide_id", "patient_id", "status", "reason", "detail", "path", "mpp", "mpp_source", "mpp_metadata",
+    "width_px0", "height_px0", "levels", "vendor", "objective_power", "backend", "fingerprint", "thumbnail",
+    "file", "sha256", "identity",
+]  # fmt: skip
+
+
+def inspect_slides(rows: pd.DataFrame, out_dir: Path, previous: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Open every slide, settle its scale, check that it is brightfield and write its thumbnail.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        `slide_id`, `patient_id`, `path` and, where the table gives it, `mpp` (um per pixel).
+    out_dir : Path
+        Gets ``thumbnails/<slide>.jpg``, at most 1024 px a side; for a slide that fails too, where it opens.
+    previous : DataFrame, optional
+        The index of an earlier run: slides with the same fingerprint, mpp and code are kept.
+
+    Returns
+    -------
+    DataFrame
+        One row a slide, sorted by `slide_id`, with the columns of `COLUMNS`; `status` is ``ok`` or
+        ``failed``, `file` repeats `thumbnail` and `sha256` is its checksum. What is known of a slide that
+        fails (size, the wrong mpp in `mpp_metadata`) is there too.
+
+    Raises
+    ------
+    TableError
+        If a path does not exist (the table or the mount is wrong, not the slide), or an mpp of the table
+        cannot be true. Nothing is written then.
+    """
+    records = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+    for row in records:
+        if not Path(row["path"]).is_file():
+            raise TableError(
+                f"slide {row['slide_id']}: no file {row['path']}",
+                todo="mend the path in the slide table, or mount the disk",
+            )
+        _table_mpp(row)  # a wrong value is said before any work
+    prints = {row["slide_id"]: fingerprint(row["path"]) for row in records}
+    code = code_version("histostudy.slides.stage")
+
+    def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"slide": prints[row["slide_id"]], "mpp": _table_mpp(row), "code": code}
+
+    def work(row: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        facts = {"patient_id": row["patient_id"], "path": str(row["path"])}
+        facts["fingerprint"] = prints[row["slide_id"]]
+        return _inspect(row, facts, out_dir)
+
+    index = run_shard(rows, work, out_dir=out_dir, identity_of=identity_of, previous=previous, what="slides")
+    here = {row["slide_id"]: (row["patient_id"], str(row["path"])) for row in records}
+    if len(index):  # a kept row may be of a file that has moved
+        index["patient_id"] = [here[s][0] for s in index["slide_id"]]
+        index["path"] = [here[s][1] for s in index["slide_id"]]
+    index = index.reindex(columns=COLUMNS)
+    index["thumbnail"] = index["file"]
+    for column in ("width_px0", "height_px0", "levels"):
+        index[column] = index[column].astype("Int64")
+    for column in ("mpp", "mpp_metadata", "objective_power"):
+        index[column] = index[column].astype(float)
+    for column in ("mpp_source", "vendor", "backend"):
+        index[column] = index[column].fillna("").astype(str)
+    return index
+
+
+def _table_mpp(row: Mapping[str, Any]) -> float | None:
+    """The table's mpp of a slide, None where it has none; a wrong one is a `TableError`."""
+    value = row.get("mpp")
+    if value is None or value == "" or math.isnan(float(value)):
+        return None
+    try:
+        return resolve_mpp(float(value), None, None).mpp
+    except TableError as error:
+        raise TableError(f"slide {row['slide_id']}: {error.what}", todo=error.todo) from None
+
+
+def _inspect(row: Mapping[str, Any], facts: dict[str, Any], out_dir: Path) -> tuple[str | None, dict[str, Any]]:
+    """Facts of one slide and the name of its thumbnail; a bad slide is said in the facts."""
+    name: str | None = None
+    try:
+        with open_raw(row["path"]) as slide:
+            facts |= {
+                "width_px0": slide.width_px0,
+                "height_px0": slide.height_px0,
+                "levels": len(slide.level_dimensions),
+                "vendor": slide.vendor,
+                "backend": slide.backend,
+                "mpp_metadata": slide.mpp_metadata,
+                "objective_power": slide.objective_power,
+            }
+            thumbnail = slide.shrunk(max(1.0, max(slide.level_dimensions[0]) / THUMBNAIL_PX))
+            name = f"thumbnails/{row['slide_id']}.jpg"
+            write_jpeg(out_dir / name, thumbnail)
+            check_brightfield(thumbnail, slide.properties)
+            scale = resolve_mpp(_table_mpp(row), slide.mpp_xy, slide.objective_power)
+            facts |= {"mpp": scale.mpp, "mpp_source": scale.source}
+    except BadSlideError as bad:
+        logger.warning("%s: %s", row["slide_id"], bad)
+        facts |= {"status": FAILED, "reason": bad.reason, "detail": bad.detail}
+    return name, facts
+
+
+def write_jpeg(path: Path, rgb: np.ndarray, quality: int = 85) -> None:
+    """Write uint8 (H, W, 3) as JPEG, atomically; the same pixels give the same bytes."""
+    import numpy as np
+    import simplejpeg
+
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=quality, colorspace="RGB")
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)

@@ -1,0 +1,1 @@
+"""Folds of patients: drawn or published, and the audit for leaks."""

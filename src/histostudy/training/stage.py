@@ -1,0 +1,219 @@
+"""All runs of one model on one task: folds in one process, kept where nothing they depend on changed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histostudy.codeversion import code_version
+from histostudy.errors import ModelError
+from histostudy.files import digest_of, read_json, sha256, write_json, write_table
+from histostudy.log import progress
+from histostudy.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from histostudy.cohort.outcomes import Outcome
+    from histostudy.features.bags import Bags
+    from histostudy.study import Study
+    from histostudy.training.loop import RunResult
+
+logger = logging.getLogger(__name__)
+
+#: Controls that see no tiles.
+CONTROLS = ("prior", "clinical")
+FILES = ("weights.safetensors", "predictions.parquet", "history.csv")
+
+
+def train_model(
+    study: Study,
+    task: str,
+    model: str,
+    bags: Bags | None,
+    outcome: Outcome,
+    splits: pd.DataFrame,
+    out_dir: str | Path,
+    *,
+    threads: int = 1,
+) -> pd.DataFrame:
+    """Train one model on one task over all repeats and folds.
+
+    A run's folder ``r<repeat>f<fold>`` holds `weights.safetensors`, `predictions.parquet`, `history.csv` and
+    `run.json` (identity, checksums, counts). A run whose identity (settings, code, seed, patients and their
+    outcomes, features) and checksums still hold is kept.
+
+    Parameters
+    ----------
+    study : Study
+        For the seed and the model's settings.
+    task, model : str
+        Names; the model may be ``prior`` or ``clinical``.
+    bags : Bags or None
+        Features of all patients; None for a control.
+    outcome : Outcome
+        Of the task.
+    splits : DataFrame
+        `repeat`, `fold`, `patient_id`, `part` (train, val, test). Patients without the outcome or without
+        features take no part, and are counted in `run.json`.
+    out_dir : path
+        ``runs/<task>/<model>``.
+    threads : int
+        CPU threads of torch; results are byte-identical for one number of them.
+
+    Returns
+    -------
+    DataFrame
+        One row a run: `repeat`, `fold`, `status` (``trained`` or ``kept``), `identity`, `sha256` (of the
+        predictions), `seconds`, `parameters`, `epochs`, `best_epoch`, `n_train`, `n_val`, `n_test`,
+        `without_features`.
+
+    Raises
+    ------
+    ModelError
+        If the model has an unknown option, or a part of a fold is empty.
+    """
+    import pandas as pd
+
+    if model not in CONTROLS and bags is None:
+        raise ModelError(f"model {model} needs features", todo="give the study features")
+    context = _context(study, task, model, bags, outcome, threads)
+    trainer = _Trainer(study, task, model, bags, outcome, threads)
+    runs = []
+    groups = list(splits.groupby(["repeat", "fold"], sort=True))
+    for (repeat, fold), rows in progress(groups, f"{task} {model}", total=len(groups)):
+        parts = {part: sorted(rows.loc[rows["part"] == part, "patient_id"]) for part in ("train", "val", "test")}
+        folder = Path(out_dir) / f"r{repeat}f{fold}"
+        identity = digest_of({**context, "repeat": int(repeat), "fold": int(fold), "parts": parts})
+        run = _kept(folder, identity)
+        if run is None:
+            run = trainer.run(int(repeat), int(fold), parts, folder, identity)
+        runs.append(run)
+    return pd.DataFrame(runs)
+
+
+class _Trainer:
+    """What the folds of a model share: the tiles in memory, the days S(t) is reported at."""
+
+    def __init__(self, study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int) -> None:
+        from histostudy.models.survival import day_grid
+        from histostudy.training.determinism import pick_device
+        from histostudy.training.tilestore import TileStore
+
+        self.study, self.task, self.model, self.outcome, self.threads = study, task, model, outcome, threads
+        self.store: TileStore | None = None
+        if model not in CONTROLS and bags is not None:
+            self.store = TileStore.of(bags, pick_device(study.models[model].training.device))
+        self.days: Sequence[int] = ()
+        if outcome.time is not None:
+            # the length of the grid is that of the study's follow-up; nothing is fitted to it
+            self.days = day_grid(float(outcome.time.max()), outcome.task.horizons).tolist()  # type: ignore[union-attr]
+
+    def run(self, repeat: int, fold: int, parts: dict[str, list[str]], folder: Path, identity: str) -> dict[str, Any]:
+        """Train, write the run's folder, return its row."""
+        start = time.perf_counter()
+        has_outcome = set(self.outcome.patient_ids)
+        usable = has_outcome if self.store is None else has_outcome & set(self.store.patient_ids)
+        used = {part: [p for p in ids if p in usable] for part, ids in parts.items()}
+        for part in ("train", "test"):
+            if not used[part]:
+                raise ModelError(
+                    f"task {self.task}: no patient in the {part} part of repeat {repeat} fold {fold}",
+                    todo="use fewer folds, or check that the outcome and the features cover the splits",
+                )
+        seed = derive_seed(self.study.seed, self.task, self.model, repeat, fold)
+        result = self._result(used, seed)
+        place = {"repeat": repeat, "fold": fold}
+        labels = {**place, "task": self.task, "model": self.model}
+        for position, (name, value) in enumerate(labels.items(), start=1):
+            result.predictions.insert(position, name, value)
+        from histostudy.models.io import save_tensors
+
+        save_tensors(folder / FILES[0], result.tensors, {**result.config, "extra": labels})
+        write_table(folder / FILES[1], result.predictions)
+        write_table(folder / FILES[2], result.history)
+        run = {
+            **place, "status": "trained", "identity": identity, "sha256": sha256(folder / FILES[1]),
+            "seconds": round(time.perf_counter() - start, 3), **result.info,
+            "without_features": sum(p in has_outcome for ids in parts.values() for p in ids)
+            - sum(map(len, used.values())),
+        }  # fmt: skip
+        write_json(folder / "run.json", {**run, "files": {name: sha256(folder / name) for name in FILES}})
+        return run
+
+    def _result(self, parts: dict[str, list[str]], seed: int) -> RunResult:
+        from histostudy.training.guard import TestPart
+
+        test = TestPart(self.outcome, parts["test"])
+        if self.store is None:
+            from histostudy.training.controls import clinical_run, prior_run
+
+            fit = sorted(parts["train"] + parts["val"])
+            if self.model == "prior":
+                return prior_run(self.outcome, fit, test, days=self.days)
+            return clinical_run(self.outcome, fit, test, seed=seed, days=self.days)
+        from histostudy.training.loop import train_run
+
+        return train_run(
+            self.study.models[self.model], self.store, self.outcome, parts["train"], parts["val"], test,
+            seed=seed, days=self.days, threads=self.threads,
+        )  # fmt: skip
+
+
+def _context(study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int) -> dict[str, Any]:
+    """All that every run of a model depends on, but its patients."""
+    control = model in CONTROLS
+    context: dict[str, Any] = {
+        "code": code_version(__name__),
+        "seed": study.seed,
+        "task": outcome.task.model_dump(mode="json", exclude={"table"}),
+        "model": model if control else [model, study.models[model].model_dump(mode="json")],
+        "outcome": _digest(outcome.patient_ids, outcome.y, outcome.time, outcome.event, outcome.classes,
+                           outcome.genes),
+    }  # fmt: skip
+    if not control and bags is not None:
+        from histostudy.training.determinism import pick_device
+
+        context["features"] = _digest(bags.patient_ids, bags.offsets, bags.features)
+        context["machine"] = [pick_device(study.models[model].training.device), threads]
+    elif model == "clinical":
+        adjust = outcome.adjust
+        context["adjust"] = _digest(adjust.index, *(adjust[c].astype(str) for c in adjust))
+    return context
+
+
+def _digest(*parts: Any) -> str:
+    """SHA-256 of arrays, by their bytes, and of lists of names."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for part in parts:
+        array = np.asarray([] if part is None else part)
+        if array.dtype.kind not in "fiub":
+            array = np.frombuffer("\x1f".join(map(str, array)).encode(), dtype="uint8")
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _kept(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The row of a run that still holds, or None."""
+    record = folder / "run.json"
+    if not record.is_file():
+        return None
+    try:
+        run = read_json(record)
+    except ValueError:  # half-written by a killed job of an older version
+        return None
+    files = run.pop("files", {})
+    if run.get("identity") != identity or set(files) != set(FILES):
+        return None
+    for name, checksum in files.items():
+        if not (folder / name).is_file() or sha256(folder / name) != checksum:
+            return None
+    return {**run, "status": "kept"}
