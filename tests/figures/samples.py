@@ -17,7 +17,7 @@ N, FOLDS = 150, 5
 IDS = np.array([f"P{i:03d}" for i in range(N)])
 FOLD = np.arange(N) % FOLDS
 STUDY = SimpleNamespace(
-    seed=0, compare=SimpleNamespace(reference="abmil", resamples=300, correction="holm", confidence=0.95)
+    seed=0, compare=SimpleNamespace(reference="abmil", resamples=200, correction="holm", confidence=0.95)
 )
 MODELS = {"prior": 0.0, "clinical": 0.6, "mean": 1.0, "abmil": 1.8, "abmil_aem_with_a_long_name": 2.0}
 
@@ -114,7 +114,10 @@ def sheet(n: int = 14) -> dict[str, Any]:
     table.loc[9, ["status", "reason", "n_tiles", "width_px0"]] = ["failed", "coarser_than_tiles", np.nan, np.nan]
     thumbnails = {s: tissue(*((300, 400) if i % 3 else (400, 250))) for i, s in enumerate(names) if i != 9}
     outlines = {
-        s: [("tissue", ellipse(4000, 4000 * t.shape[0] / t.shape[1])), ("pen", np.array([[50, 50], [900, 90], [800, 500]]))]
+        s: [
+            ("tissue", ellipse(4000, 4000 * t.shape[0] / t.shape[1])),
+            ("pen", np.array([[50, 50], [900, 90], [800, 500]])),
+        ]
         for s, t in thumbnails.items()
     }
     return {"table": table, "thumbnails": thumbnails, "outlines": outlines}
@@ -149,7 +152,8 @@ FLOW = {
     "steps": [
         {"step": "in the table", "slides": 1206, "patients": 1042, "excluded": []},
         {"step": "readable", "slides": 1150, "patients": 1001, "excluded": [
-            {"reason": "no scale (mpp) in the file or the slide table", "slides": 40, "patients": 30}, {"reason": "fluorescence", "slides": 1, "patients": 1},
+            {"reason": "no scale (mpp) in the file or the slide table", "slides": 40, "patients": 30},
+            {"reason": "fluorescence", "slides": 1, "patients": 1},
             {"reason": "unreadable", "slides": 15, "patients": 10}]},
         {"step": "with tissue", "slides": 1149, "patients": 1001, "excluded": [
             {"reason": "no_tissue", "slides": 1, "patients": 0}]},
@@ -166,7 +170,7 @@ def all_figures() -> dict[str, Any]:
     """Every registered figure drawn, some of them from a second input as well."""
     draw = {name: FIGURES[name].draw for name in FIGURES}
     two, three, surv = classification(), classification(("basal", "luminal A", "her2")), survival()
-    few, many, number = expression(), expression(120), regression()
+    few, many, number = expression(), expression(60), regression()
     return {
         "roc": draw["roc"](two.curves["roc"]),
         "roc_three": draw["roc"](three.curves["roc"]),

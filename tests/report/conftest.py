@@ -109,7 +109,15 @@ def context() -> ReportContext:
     ]
     return ReportContext(
         study=study, flow=flow, table_one=table_one, splits=splits,
-        leakage={"ok": True, "patients": 60, "overlaps": [], "patients_sha256": "ab" * 8, "shared_sites": 0.25},
+        leakage={
+            "ok": True, "problems": [], "patients": 60, "slides": 60, "patients_on_two_sides": 0,
+            "tested": {"once": True, "never": 0, "more_than_once": 0, "repeats": 1}, "site_column": "site",
+            "folds": [{"repeat": 0, "fold": f, "train": 42, "val": 6, "test": 12, "shared_site_patients": 1.0,
+                       "balance": {"subtype": {"test": {"n": 12, "alpha": 5, "beta": 7}},
+                                   "os": {"test": {"n": 12, "events": 8}}, "stroma": {"test": {"n": 12, "mean": 37.25}},
+                                   "genes": {"test": {"n": 12}}}} for f in range(5)],
+            "patients_sha256": "ab" * 8, "published": None,
+        },
         metrics=metrics, comparison=comparison, figures=figures, slides=slides,
         thumbnails={s: _jpeg(rng) for s in slides["slide_id"][:57]},
         planted=pd.DataFrame({"effect": ["hazard ratio per SD of stroma"], "planted": [2.7], "found": [2.5]}),

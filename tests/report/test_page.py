@@ -78,7 +78,9 @@ def test_it_holds_what_it_was_given(context):
     text = " ".join(page.text.split())
     for expected in (
         "demo_study", "60 slides", "the file does not say its scale: 2 slides, 2 patients", "36 events",
-        "62 [55, 69]", "no patient on both sides", "AUROC at 365 d", "+0.100", "<0.001", "GENE<3>", "Contact sheet",
+        "62 [55, 69]", "no patient, slide or file is on two sides", "5 alpha, 7 beta", "8 events",
+        "mean 37.2",
+        "each patient tested once a repeat yes", "AUROC at 365 d", "+0.100", "<0.001", "GENE<3>", "Contact sheet",
         "hazard ratio per SD of stroma", "2.7", "SIM-060-S1", "fluorescence", "torch", "2.14.1", "slides.csv",
         "aggregator: abmil", "This cohort is simulated",
     ):  # fmt: skip
@@ -92,10 +94,11 @@ def test_the_same_context_gives_the_same_bytes(context):
 
 
 def test_leakage_is_said_aloud(context):
-    context.leakage = {"ok": False, "overlaps": ["P1"]}
+    context.leakage = {"ok": False, "problems": ["repeat 0 fold 1: 1 patients in train and test: P1"]}
     text = Page(render_report(context)).text
     assert "cannot be trusted" in text
-    assert "P1" in text
+    assert "train and test: P1" in text
+    assert Page(render_report(context)).text.count("Inner validation") == 1  # counted from the splits
 
 
 def test_a_study_without_tasks_or_anything(context):

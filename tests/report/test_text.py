@@ -24,7 +24,7 @@ def test_signs_intervals_p_values_and_lists():
     assert number(0.1, 2, sign=True) == "+0.10"
     assert number(0.001, 2, sign=True) == "0.00"
     assert interval(0.1, 0.25, 2) == "0.10 to 0.25"
-    assert interval(None, 0.2) == ""
+    assert interval(None, 0.2) == interval(0.5, 0.5) == ""
     assert [p_value(p) for p in (0.0002, 0.0123, 0.35, None)] == ["<0.001", "0.012", "0.35", "\N{EN DASH}"]
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
@@ -40,12 +40,12 @@ def test_metrics_have_names_and_an_order():
 def test_findings_name_the_reference_the_highest_and_the_control(context):
     findings = key_findings(context.study, context.metrics, context.comparison)
     assert [f.split(":")[0] for f in findings] == ["subtype", "os", "stroma", "genes"]
-    assert "mean reaches AUROC 0.6" in findings[0]
+    assert "the model mean reaches AUROC of 0.6" in findings[0]
     assert "highest of 3 models is abmil" in findings[0]
     assert "difference +0.10, +0.04 to +0.16, adjusted p <0.001" in findings[0]
     assert "clinical covariates alone" in findings[0]
     assert "with 42 events" in findings[1]
-    assert "mean over genes" in findings[3]
+    assert "a mean Pearson r of" in findings[3]
 
 
 def test_chance_is_called_chance(context):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import openslide
 import pytest
 import tifffile
 from slides.drawn_slides import painted
@@ -73,7 +72,7 @@ def test_row_major_decodes_each_stored_tile_once(make_slide) -> None:
         corners = np.array([(x, y) for y in range(0, 500, 100) for x in range(0, 800, 100)])
         tiles = list(slide.read_tiles(corners, 100, 0.5))
         assert len(tiles) == len(corners)
-        assert slide.decoded == 4 * 2 or slide.decoded == 4 * 3  # 4 columns, the rows touched
+        assert slide.decoded == 4 * 2  # 4 columns and 2 rows of stored tiles lie under them
 
 
 def test_a_small_cache_only_costs_time(make_slide) -> None:
@@ -86,13 +85,9 @@ def test_a_small_cache_only_costs_time(make_slide) -> None:
         assert len(small._cache) == 1
 
 
-@pytest.mark.parametrize("compression", ["deflate", "lzw", "jpeg2000"])
+@pytest.mark.parametrize("compression", ["deflate", "lzw"])
 def test_other_compressions_are_left_to_openslide(make_slide, compression) -> None:
     path = make_slide(compression=compression, levels=1)
-    try:
-        openslide.OpenSlide(path).close()
-    except openslide.OpenSlideError:
-        pytest.skip("OpenSlide does not read it either")
     with open_slide(path) as slide:
         assert slide.backend == "openslide"
     with pytest.raises(StudyError, match="backend 'auto'"):

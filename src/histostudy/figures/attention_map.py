@@ -21,8 +21,8 @@ BAR_UM = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
     "attention_map",
     table="tiles",
     category="interpretation",
-    caption="Attention of the model over the slide, by rank among the slide's tiles: 1 is the tile it looked at most. Attention says where a "
-    "model looked, not why, nor that the place decides the outcome.",
+    caption="Attention of the model over the slide, by rank among the slide's tiles: 1 is the tile it looked "
+    "at most. Attention says where a model looked, not why, nor that the place decides the outcome.",
 )
 def attention_map(
     table: pd.DataFrame, *, thumbnail: np.ndarray, width_px0: int, slide_mpp: float, size_px0: float, title: str = ""
@@ -45,8 +45,8 @@ def attention_map(
     scale = width / width_px0
     heat = rank_raster(table, (height, width), scale, size_px0)
     with style.style():
-        wide = width >= height * 1.3  # a wide slide is better seen under its thumbnail
-        across = 6.4 if wide else 3.2
+        wide = width >= height * 1.8  # a wide slide is better seen under its thumbnail
+        across = 6.0 if wide else 3.2
         down = across * height / width
         fig = style.canvas(across + 0.7, 2 * down + 0.5) if wide else style.canvas(2 * across + 0.7, down + 0.5)
         axes = fig.subplots(2, 1) if wide else fig.subplots(1, 2)

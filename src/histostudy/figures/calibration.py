@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     kinds=("classification", "survival"),
     table="calibration",
     category="results",
-    caption="Predicted against observed, in groups of equal numbers of patients; on the grey line they agree. Bars: bootstrap interval "
-    "(classification) or Greenwood's interval of the Kaplan-Meier estimate (survival, thirds of the prediction).",
+    caption="Predicted against observed, in groups of equal numbers of patients; on the grey line they agree."
+    " Bars: bootstrap interval (classification) or Greenwood's interval of the Kaplan-Meier estimate "
+    "(survival, thirds of the prediction).",
 )
 def calibration(table: pd.DataFrame) -> Figure:
     """Draw `curves["calibration"]`: model, class or horizon_days, predicted, observed, low, high, n."""
@@ -40,16 +41,29 @@ def calibration(table: pd.DataFrame) -> Figure:
                     continue
                 bars = [part["observed"] - part["low"], part["high"] - part["observed"]]
                 label = f"{int(float(name))} days" if survival else name
-                ax.errorbar(part["predicted"], part["observed"], yerr=[b.clip(lower=0) for b in bars], color=tones[name],
-                            marker="os^Dv"[k % 5], markersize=3.5, linewidth=1, elinewidth=0.8, label=label)  # fmt: skip
+                ax.errorbar(
+                    part["predicted"],
+                    part["observed"],
+                    yerr=[b.clip(lower=0) for b in bars],
+                    color=tones[name],
+                    marker="os^Dv"[k % 5],
+                    markersize=3.5,
+                    linewidth=1,
+                    elinewidth=0.8,
+                    label=label,
+                )
             total = int(mine.groupby(series)["n"].sum().max())
             ax.set_title(f"{style.shorten(model)} (n = {total})")
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-        what = "survival" if survival else "probability"
-        fig.supxlabel(f"predicted {what}", fontsize=8)
-        fig.supylabel("observed survival (Kaplan-Meier)" if survival else "observed share", fontsize=8)
-        full = max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0]))
-        style.legend_below(fig, full, columns=min(len(names), 4), title=None if survival else "class")
-    width, height = fig.get_size_inches()
-    fig.set_size_inches(width, height + 0.35)
+        of = f" of {names[0]}" if len(names) == 1 and not survival else ""
+        for k, ax in enumerate(axes):
+            if k + style.PER_ROW >= len(axes):
+                ax.set_xlabel("predicted survival" if survival else f"predicted probability{of}")
+            if k % style.PER_ROW == 0:
+                ax.set_ylabel("observed survival (Kaplan-Meier)" if survival else f"observed share{of}")
+        if len(names) > 1:
+            full = max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0]))
+            style.legend_below(fig, full, columns=min(len(names), 4), title="horizon" if survival else "class")
+            width, height = fig.get_size_inches()
+            fig.set_size_inches(width, height + 0.4)
     return fig

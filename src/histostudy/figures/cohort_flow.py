@@ -20,7 +20,8 @@ WIDTH, MAIN, LINE = 6.6, 2.3, 0.165
     "cohort_flow",
     table="cohort_flow.json",
     category="cohort",
-    caption="Slides and patients left after each step of the study, why the others were left out, and the patients of each task.",
+    caption="Slides and patients left after each step of the study, why the others were left out, and the "
+    "patients of each task.",
 )
 def cohort_flow(flow: Mapping[str, Any]) -> Figure:
     """Draw ``{"steps": [{step, slides, patients, excluded: [{reason, slides, patients}]}], "tasks": {name: {patients,
@@ -61,7 +62,7 @@ def _aside(excluded: list[Mapping[str, Any]]) -> list[str]:
     """Lines of the box of those left out, wrapped."""
     out = []
     for entry in excluded:
-        out += textwrap.wrap(f"{entry['reason']}: {_counts(entry)}", 50, subsequent_indent="    ")
+        out += textwrap.wrap(f"{entry['reason']}: {_counts(entry)}", 60, subsequent_indent="    ")
     return out
 
 
@@ -85,7 +86,9 @@ def _counts(entry: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _box(ax: Any, x: float, y: float, width: float, height: float, lines: list[str], edge: str, centred: bool = True) -> None:
+def _box(
+    ax: Any, x: float, y: float, width: float, height: float, lines: list[str], edge: str, centred: bool = True
+) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     shape = FancyBboxPatch(
@@ -96,4 +99,6 @@ def _box(ax: Any, x: float, y: float, width: float, height: float, lines: list[s
     for k, line in enumerate(lines):
         weight = "bold" if k == 0 and edge != style.GREY else "normal"
         at = x + width / 2 if centred else x + 0.1
-        ax.text(at, start + LINE * k, line, ha="center" if centred else "left", va="center", fontsize=7.2, weight=weight)
+        ax.text(
+            at, start + LINE * k, line, ha="center" if centred else "left", va="center", fontsize=7.2, weight=weight
+        )

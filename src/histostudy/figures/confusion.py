@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     kinds=("classification",),
     table="confusion",
     category="results",
-    caption="Confusion matrices over all test patients; the call is the most probable class. Colour and percentage: share of the row, "
-    "that is of the patients who truly have the class; below it the number of predictions.",
+    caption="Confusion matrices over all test patients; the call is the most probable class. Colour and "
+    "percentage: share of the row, that is of the patients who truly have the class; below it the "
+    "number of predictions.",
 )
 def confusion(table: pd.DataFrame) -> Figure:
     """Draw `curves["confusion"]`: model, truth, predicted, count, share."""
@@ -37,8 +38,10 @@ def confusion(table: pd.DataFrame) -> Figure:
                     tone = "white" if share[i, j] > 0.55 else style.DARK
                     ax.text(j, i, f"{share[i, j]:.0%}\n{count[i, j]}", ha="center", va="center", color=tone, fontsize=7)
             short = [style.shorten(n, 12) for n in names]
-            turn = 0 if max(map(len, short)) * len(short) < 18 else 40
-            ax.set_xticks(range(len(names)), short, rotation=turn, ha="right" if turn else "center", rotation_mode="anchor")
+            turn = 0 if max(map(len, short)) * len(short) <= 20 else 40
+            ax.set_xticks(
+                range(len(names)), short, rotation=turn, ha="right" if turn else "center", rotation_mode="anchor"
+            )
             ax.set_yticks(range(len(names)), short)
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)

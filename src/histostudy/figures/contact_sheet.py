@@ -25,8 +25,8 @@ SIDE_PX = 320
     "contact_sheet",
     table="slides",
     category="cohort",
-    caption="Thumbnails with the outline of tissue (green) and pen (orange). A red frame is a slide that was left out, "
-    "with its reason.",
+    caption="Thumbnails with the outline of tissue (green) and pen (orange). A red frame is a slide that was "
+    "left out, with its reason.",
 )
 def contact_sheet(
     table: pd.DataFrame,
@@ -83,7 +83,9 @@ def _cell(ax: object, one: dict, thumbnail: np.ndarray | None, rings: Sequence[t
             points = np.asarray(ring, float) * (width / float(one["width_px0"]))
             ax.plot(*np.vstack([points, points[:1]]).T, color=TONES.get(kind, style.OKABE_ITO[0]), linewidth=0.7)
     edge = style.LIGHT if good else "#C00000"
-    ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=edge, linewidth=0.8 if good else 1.4))
+    ax.add_patch(
+        Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=edge, linewidth=0.8 if good else 1.4)
+    )
     tiles = one.get("n_tiles")
     what = (f"{int(tiles)} tiles" if tiles is not None and np.isfinite(tiles) else "ok") if good else str(one["reason"])
     title = f"{style.shorten(str(one['slide_id']), 17)}\n{style.shorten(what, 19)}"

@@ -22,8 +22,9 @@ MARKERS = "os^Dv<>PX*"
     "feature_pca",
     table="see feature_pca.pca_table",
     category="cohort",
-    caption="First two principal components of the mean tile feature (standardised), coloured by site and by label. Groups of one site "
-    "lying together mean that stain or scanner is in the features: then preserve sites in the splits.",
+    caption="First two principal components of the mean tile feature (standardised), coloured by site and by "
+    "label. Groups of one site lying together mean that stain or scanner is in the features: then "
+    "preserve sites in the splits.",
 )
 def feature_pca(table: pd.DataFrame) -> Figure:
     """Draw pc1, pc2, share1, share2 and each further column as a panel of groups (`site`, a label)."""
@@ -47,7 +48,9 @@ def feature_pca(table: pd.DataFrame) -> Figure:
                     label = f"{style.shorten(name, 18)} (n = {len(part)})"
                     ax.scatter(part["pc1"], part["pc2"], s=15, color=[tones[name]], alpha=0.8, linewidth=0,
                                marker=MARKERS[k % len(MARKERS)], label=label)  # fmt: skip
-                ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handletextpad=0.1, columnspacing=0.8)
+                ax.legend(
+                    loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handletextpad=0.1, columnspacing=0.8
+                )
                 ax.set_title(f"by {column}")
             ax.set_xlabel(f"component 1 ({table['share1'].iloc[0]:.0%} of the variance)")
             ax.set_ylabel(f"component 2 ({table['share2'].iloc[0]:.0%})")

@@ -23,9 +23,10 @@ TONES = {"low risk": style.OKABE_ITO[0], "high risk": style.OKABE_ITO[1]}
     kinds=("survival",),
     table="km",
     category="results",
-    caption="Kaplan-Meier curves of test patients called low and high risk, cut at the median risk of each run's training part (or within "
-    "the test fold where that is not known). Bands: pointwise log-log interval; ticks: censored. p: log-rank test, "
-    "HR: Cox model of the group, both stratified by fold. Below: patients at risk.",
+    caption="Kaplan-Meier curves of test patients called low and high risk, cut at the median risk of each "
+    "run's training part (or within the test fold where that is not known). Bands: pointwise log-log "
+    "interval; ticks: censored. p: log-rank test, HR: Cox model of the group, both stratified by "
+    "fold. Below: patients at risk.",
 )
 def kaplan_meier(table: pd.DataFrame) -> Figure:
     """Draw `curves["km"]`: model, stratum, time_days, survival, low, high, at_risk, events, p, hr, hr_low, hr_high."""
@@ -36,6 +37,7 @@ def kaplan_meier(table: pd.DataFrame) -> Figure:
     rows = math.ceil(len(models) / columns)
     last = float(table["time_days"].max())
     years = last > 3 * YEAR_DAYS
+    unit: float
     unit, name = (YEAR_DAYS, "years") if years else (30.4375, "months") if last > 180 else (1.0, "days")
     with style.style():
         from matplotlib.ticker import MaxNLocator
@@ -52,8 +54,7 @@ def kaplan_meier(table: pd.DataFrame) -> Figure:
                 part = mine[mine["stratum"] == stratum]
                 t = part["time_days"].to_numpy() / unit
                 ax.fill_between(t, part["low"], part["high"], step="post", color=tone, alpha=0.13, linewidth=0)
-                n, events = int(part["at_risk"].iloc[0]), int(part["events"].sum())
-                ax.step(t, part["survival"], where="post", color=tone, label=f"{stratum} (n = {n}, {events} events)")
+                ax.step(t, part["survival"], where="post", color=tone)
                 leaving = part["at_risk"].to_numpy() - np.append(part["at_risk"].to_numpy()[1:], 0)
                 gone = (leaving > part["events"].to_numpy()) & (t > 0)
                 ax.plot(t[gone], part["survival"].to_numpy()[gone], "|", color=tone, markersize=3, markeredgewidth=0.5)
@@ -62,14 +63,21 @@ def kaplan_meier(table: pd.DataFrame) -> Figure:
                 for x, number in zip(ticks, still, strict=True):
                     below.text(x, 1 - row, str(int(number)), color=tone, ha="center", va="center", fontsize=7)
             first = mine.iloc[0]
-            ratio = f"HR {style.with_interval(first.hr, first.hr_low, first.hr_high)}" if np.isfinite(first.hr) else ""
-            words = "\n".join(w for w in (ratio, f"log-rank {style.p_text(first.p)}") if w)
-            ax.text(0.03, 0.04, words, transform=ax.transAxes, fontsize=7, va="bottom", color=style.DARK)
+            n = int(mine.loc[mine["time_days"] == 0, "at_risk"].sum())
+            words = []
+            if np.isfinite(first.hr):
+                words.append(f"HR {style.with_interval(first.hr, first.hr_low, first.hr_high)}")
+            if np.isfinite(first.p):
+                words.append(f"log-rank {style.p_text(first.p)}")
             ax.set(ylim=(0, 1.02), xlim=(-0.02 * last / unit, 1.02 * last / unit), ylabel="survival", xticks=ticks)
             ax.tick_params(labelbottom=False)
-            ax.set_title(style.shorten(model, 30))
-            ax.legend(loc="lower left", bbox_to_anchor=(0.0, 0.16), borderpad=0.2)
-            below.set(ylim=(-0.6, 1.6), yticks=[], xlabel=f"time, {name}")
-            below.set_title("at risk", fontsize=7, pad=1)
+            size = f"n = {n}, {int(mine['events'].sum())} events"
+            ax.set_title(f"{style.shorten(model, 26)} ({size})\n{', '.join(words)}", fontsize=7.5)
+            below.set(ylim=(-0.6, 1.6), xlabel=f"time, {name}")
+            below.set_yticks([1, 0], list(TONES))
+            for text, tone in zip(below.get_yticklabels(), TONES.values(), strict=True):
+                text.set_color(tone)
+            below.tick_params(axis="y", length=0, pad=8)
+            below.set_title("patients at risk", fontsize=7, pad=2)
             below.spines["left"].set_visible(False)
     return fig

@@ -18,8 +18,8 @@ LABELS = {
     "auroc": ("AUROC", 0.5), "auprc": ("average precision", None), "balanced_accuracy": ("balanced accuracy", None),
     "f1_macro": ("F1, macro", None), "brier": ("Brier score (low is good)", None),
     "ece": ("calibration error (low is good)", 0.0), "c_harrell": ("Harrell's c", 0.5), "c_uno": ("Uno's c", 0.5),
-    "ibs": ("integrated Brier (low is good)", None), "r2": ("R\u00b2", 0.0), "mae": ("absolute error (low is good)", None),
-    "pearson": ("Pearson's r", 0.0), "spearman": ("Spearman's \u03c1", 0.0),
+    "ibs": ("integrated Brier (low is good)", None), "r2": ("R\u00b2", 0.0),
+    "mae": ("absolute error (low is good)", None), "pearson": ("Pearson's r", 0.0), "spearman": ("Spearman's \u03c1", 0.0),
 }  # fmt: skip
 
 
@@ -28,8 +28,9 @@ LABELS = {
     kinds=("classification", "survival", "regression", "expression"),
     table="metrics",
     category="results",
-    caption="Metrics of every model with bootstrap intervals over patients; the trivial controls are grey. Dotted line: a useless "
-    "model. Ranking metrics are means over test folds, the others are over all test patients. Expression: mean over genes.",
+    caption="Metrics of every model with bootstrap intervals over patients; the trivial controls are grey. "
+    "Dotted line: a useless model. Ranking metrics are means over test folds, the others are over all"
+    " test patients. Expression: mean over genes.",
 )
 def metrics_forest(table: pd.DataFrame) -> Figure:
     """Draw the metrics of a task: model, metric, estimate, low, high, n [, gene: the rows of ``all``]."""

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     kinds=("classification",),
     table="pr",
     category="results",
-    caption="Precision-recall curves, averaged over the test folds at each recall. Bands: pointwise bootstrap interval over "
-    "patients. Grey line: share of positives, which a useless model reaches. Legend: average precision.",
+    caption="Precision-recall curves, averaged over the test folds at each recall. Bands: pointwise bootstrap"
+    " interval over patients. Grey line: share of positives, which a useless model reaches. Legend: "
+    "average precision.",
 )
 def pr(table: pd.DataFrame) -> Figure:
     """Draw `curves["pr"]`: model, class, recall, precision, low, high, n, events [, estimate and its interval]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histostudy.registry import Registry
 
@@ -51,7 +51,9 @@ class FigureEntry:
 FIGURES: Registry[FigureEntry] = Registry("figure")
 
 
-def figure(name: str, *, kinds: tuple[str, ...] = (), table: str, category: str, caption: str) -> Callable[[Draw], Draw]:
+def figure(
+    name: str, *, kinds: tuple[str, ...] = (), table: str, category: str, caption: str
+) -> Callable[[Draw], Draw]:
     """Register the decorated function as the figure `name`; see `FigureSpec` for the rest."""
 
     def add(draw: Draw) -> Draw:

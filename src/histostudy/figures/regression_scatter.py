@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     kinds=("regression",),
     table="scatter",
     category="results",
-    caption="Predicted against true value, one dot a test patient; on the grey line they agree. r: Pearson's correlation, mean over "
-    "test folds, with its bootstrap interval over patients.",
+    caption="Predicted against true value, one dot a test patient; on the grey line they agree. r: Pearson's "
+    "correlation, mean over test folds, with its bootstrap interval over patients.",
 )
 def regression_scatter(table: pd.DataFrame, unit: str = "") -> Figure:
-    """Draw `curves["scatter"]`: model, truth, prediction [, estimate, estimate_low, estimate_high]; `unit` of the target."""
+    """Draw `curves["scatter"]`: model, truth, prediction [, estimate and its interval]."""
     models, looks = style.ordered(table, "model"), style.appearance(table["model"])
     low = float(min(table["truth"].min(), table["prediction"].min()))
     high = float(max(table["truth"].max(), table["prediction"].max()))

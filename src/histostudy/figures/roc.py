@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     kinds=("classification",),
     table="roc",
     category="results",
-    caption="ROC curves, averaged vertically over the test folds. Bands: pointwise bootstrap interval over patients. "
-    "Legend: AUROC with its interval (more than two classes: mean of each class against the rest).",
+    caption="ROC curves, averaged vertically over the test folds. Bands: pointwise bootstrap interval over "
+    "patients. Legend: AUROC with its interval (more than two classes: mean of each class against the"
+    " rest).",
 )
 def roc(table: pd.DataFrame) -> Figure:
     """Draw `curves["roc"]`: model, class, fpr, tpr, low, high, n, events [, estimate, estimate_low, estimate_high]."""

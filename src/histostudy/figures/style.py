@@ -30,7 +30,8 @@ PER_ROW = 3
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.7, "lines.linewidth": 1.4, "axes.titlelocation": "left",
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.7, "lines.linewidth": 1.4,
+    "axes.titlelocation": "left",
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": DARK, "xtick.color": DARK, "ytick.color": DARK, "legend.frameon": False, "axes.axisbelow": True,
     "grid.color": LIGHT, "grid.linewidth": 0.6, "svg.hashsalt": "histostudy", "svg.fonttype": "path",
@@ -45,7 +46,7 @@ def style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(RC)
+        matplotlib.rcParams.update(RC)  # type: ignore[arg-type]
         yield
 
 
@@ -62,7 +63,8 @@ def panels(n: int, width: float, height: float, *, per_row: int = PER_ROW, **opt
     rows = math.ceil(n / columns)
     fig = canvas(max(width * columns, COLUMN_IN), height * rows)
     axes = fig.subplots(rows, columns, squeeze=False, **options).ravel()
-    for ax in axes[n:]:
+    for k, ax in enumerate(axes[n:], start=n):
+        axes[k - columns].tick_params(labelbottom=True)  # nothing is below it now
         ax.remove()
     return fig, list(axes[:n])
 
@@ -157,6 +159,9 @@ def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
         "png": {"Software": None},
     }
     files = []
+    with style():
+        fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # placed once: every later drawing is the same
     for kind, about in metadata.items():
         file = stem.with_name(f"{stem.name}.{kind}")
         with style(), atomic(file) as temporary:

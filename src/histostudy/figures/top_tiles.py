@@ -20,8 +20,8 @@ PER_ROW = 8
     "top_tiles",
     table="tiles",
     category="interpretation",
-    caption="Tiles of highest (upper) and lowest (lower) attention, at the scale the model saw. Above each: its slide or patient and its "
-    "rank among the tiles.",
+    caption="Tiles of highest (upper) and lowest (lower) attention, at the scale the model saw. Above each: "
+    "its slide or patient and its rank among the tiles.",
 )
 def top_tiles(table: pd.DataFrame, *, images: np.ndarray, mpp: float, title: str = "") -> Figure:
     """Draw tiles in two blocks.
@@ -42,7 +42,9 @@ def top_tiles(table: pd.DataFrame, *, images: np.ndarray, mpp: float, title: str
     rows = {g: -(-at.size // columns) for g, at in blocks.items()}
     with style.style():
         fig = style.canvas(0.95 * columns + 0.3, sum(1.12 * r + 0.32 for r in rows.values()) + 0.3)
-        parts = np.atleast_1d(fig.subfigures(len(blocks), 1, height_ratios=[1.12 * r + 0.32 for r in rows.values()]))
+        parts = np.ravel(
+            fig.subfigures(len(blocks), 1, squeeze=False, height_ratios=[1.12 * r + 0.32 for r in rows.values()])
+        )
         for part, (group, at) in zip(parts, blocks.items(), strict=True):
             part.suptitle(f"{group} attention", fontsize=8, x=0.01, ha="left")
             axes = part.subplots(rows[group], columns, squeeze=False).ravel()
@@ -50,7 +52,12 @@ def top_tiles(table: pd.DataFrame, *, images: np.ndarray, mpp: float, title: str
                 ax.set_axis_off()
             for ax, k in zip(axes, at, strict=False):
                 ax.imshow(images[k])
-                ax.set_title(f"{style.shorten(str(table['label'][k]), 13)}\n#{int(table['rank'][k])}", fontsize=5.8, pad=2)
+                ax.set_title(
+                    f"{style.shorten(str(table['label'][k]), 13)}\n#{int(table['rank'][k])}", fontsize=5.8, pad=2
+                )
         side = images.shape[1] * mpp
-        fig.suptitle(f"{title + ': ' if title else ''}tiles of {side:.0f} \N{MICRO SIGN}m at {mpp:g} \N{MICRO SIGN}m/px", fontsize=8.5)
+        fig.suptitle(
+            f"{title + ': ' if title else ''}tiles of {side:.0f} \N{MICRO SIGN}m at {mpp:g} \N{MICRO SIGN}m/px",
+            fontsize=8.5,
+        )
     return fig

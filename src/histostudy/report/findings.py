@@ -61,8 +61,8 @@ def _reference_sentence(task: Mapping[str, Any], rows: pd.DataFrame, reference: 
     models = [m for m in rows.index if m not in CONTROLS]
     shown = reference if reference in rows.index else (models or list(rows.index))[0]
     row = rows.loc[shown]
-    over = " (mean over genes)" if task["kind"] == "expression" else ""
-    sentence = f"{task['name']}: {shown} reaches {metric_name(metric)} {number(row['estimate'], 2)}{over}"
+    over = "a mean " if task["kind"] == "expression" else ""
+    sentence = f"{task['name']}: the model {shown} reaches {over}{metric_name(metric)} of {number(row['estimate'], 2)}"
     if span := interval(row["low"], row["high"], 2):
         sentence += f" ({level}% CI {span})"
     sentence += _of_whom(row)

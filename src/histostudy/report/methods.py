@@ -65,7 +65,8 @@ def _images(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     text = (
         f"Tissue was found at {number(tissue.get('working_mpp'), 0)} \N{MICRO SIGN}m per pixel with the method "
         f"{tissue.get('method')}; pieces under {number(tissue.get('min_area_um2'), 0)} "
-        f"\N{MICRO SIGN}m\N{SUPERSCRIPT TWO} were dropped and pen marks left out. On one lattice a slide, tiles of {size} \N{MULTIPLICATION SIGN} {size} "
+        f"\N{MICRO SIGN}m\N{SUPERSCRIPT TWO} were dropped and pen marks left out. On one lattice a slide, "
+        f"tiles of {size} \N{MULTIPLICATION SIGN} {size} "
         f"pixels at {number(mpp, 2)} \N{MICRO SIGN}m per pixel ({number(size * mpp, 0)} \N{MICRO SIGN}m a side, "
         f"{_overlap(tiles)}) were kept where at least {number(100 * float(tiles.get('min_tissue', 0)), 0)}% was tissue"
     )
@@ -131,8 +132,9 @@ def _statistics(study: Mapping[str, Any]) -> str:
     level = number(100 * float(compare.get("confidence", 0.95)), 0)
     text = (
         f"Intervals are {level}% percentile intervals of {int(compare.get('resamples', 0)):,} bootstrap resamples of "
-        "patients, drawn within the fold that tests them where each is tested once. Ranking metrics are means over "
-        "folds. They show how the numbers would move with other test patients, not with another training."
+        "patients, drawn within the fold that tests them where each is tested once; of metrics that rise with "
+        "resampling noise, such as the calibration error, they are shifted to the estimate. Ranking metrics are means "
+        "over folds. They show how the numbers would move with other test patients, not with another training."
     )
     if compare.get("reference"):
         correction = {"holm": " and corrected over the models with Holm's method"}.get(

@@ -24,6 +24,7 @@ from histostudy.report.numbers import (
     number,
     p_value,
 )
+from histostudy.report.tables import flow_boxes, plain_table, slide_table, splits_and_leakage, table_one
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,16 +33,6 @@ KINDS = {
     "classification": "Classification", "survival": "Survival", "regression": "Regression",
     "expression": "Gene expression",
 }  # fmt: skip
-#: Columns of the slide table, in order: name, header, digits (None: text), factor.
-SLIDE_COLUMNS: tuple[tuple[str, str, int | None, float], ...] = (
-    ("slide_id", "Slide", None, 1), ("patient_id", "Patient", None, 1), ("site", "Site", None, 1),
-    ("status", "Status", None, 1), ("reason", "Reason", None, 1), ("detail", "Detail", None, 1),
-    ("mpp", "mpp", 4, 1), ("mpp_source", "mpp from", None, 1), ("vendor", "Vendor", None, 1),
-    ("width_px0", "Width, px", 0, 1), ("height_px0", "Height, px", 0, 1),
-    ("tissue_area_um2", "Tissue, mm\N{SUPERSCRIPT TWO}", 2, 1e-6),
-    ("pen_area_um2", "Pen, mm\N{SUPERSCRIPT TWO}", 2, 1e-6),
-    ("sections", "Sections", 0, 1), ("n_tiles", "Tiles", 0, 1),
-)  # fmt: skip
 
 
 def render_report(context: ReportContext) -> str:
@@ -81,26 +72,33 @@ def _page(context: ReportContext) -> dict[str, Any]:
         methods = methods_paragraphs(study, counts, context.software)
     tasks = [_task(task, context) for task in study.get("tasks") or []]
     simulated = bool((study.get("cohort") or {}).get("simulate"))
+    names = [str(task["name"]) for task in study.get("tasks") or []]
     page: dict[str, Any] = {
         "title": str(study.get("study", "study")),
         "lead": _lead(study, counts, simulated),
         "simulated": simulated,
-        "findings": list(findings),
+        "findings": [_headed(f, names) for f in findings],
         "tiles": _headline(context, counts),
-        "planted": _plain_table(context.planted) if context.planted is not None else None,
-        "flow": _flow(context.flow) if context.flow else None,
-        "table_one": _table_one(context.table_one) if context.table_one is not None else None,
-        "splits": _splits(context),
+        "planted": plain_table(context.planted) if context.planted is not None else None,
+        "flow": flow_boxes(context.flow) if context.flow else None,
+        "table_one": table_one(context.table_one) if context.table_one is not None else None,
+        "splits": splits_and_leakage(context),
         "tasks": [t for t in tasks if t["models"] or t["figures"]],
         "figures": [_figure(f) for f in context.figures if f.task is None],
-        "slides": _slides(context) if context.slides is not None else None,
+        "slides": slide_table(context) if context.slides is not None else None,
         "methods": list(methods),
         "software": sorted(context.software.items()),
-        "data": _plain_table(context.data) if context.data is not None else None,
+        "data": plain_table(context.data) if context.data is not None else None,
         "study_text": _yaml(study),
     }
     page["contents"] = _contents(page)
     return page
+
+
+def _headed(finding: str, names: list[str]) -> tuple[str, str]:
+    """A finding's task, to be set in bold, and the rest."""
+    head, colon, rest = finding.partition(": ")
+    return (head, rest) if colon and head in names else ("", finding)
 
 
 def _counts(context: ReportContext) -> dict[str, int]:
@@ -147,84 +145,18 @@ def _headline(context: ReportContext, counts: Mapping[str, int]) -> list[dict[st
         out.append({
             "task": task["name"], "metric": metric_name(metric), "value": number(row["estimate"], 2),
             "span": interval(row["low"], row["high"], 2), "model": str(row.name),
-            "note": "mean over genes" if task["kind"] == "expression" else "",
+            "note": "mean over genes" if task["kind"] == "expression" else "", "highest": _highest(rows, str(row.name)),
         })  # fmt: skip
     return out
 
 
-def _flow(flow: Mapping[str, Any]) -> dict[str, Any]:
-    steps = [
-        {
-            "step": s["step"], "slides": count(s["slides"], "slide"), "patients": count(s["patients"], "patient"),
-            "excluded": [
-                {"reason": e["reason"], "slides": count(e["slides"], "slide"),
-                 "patients": count(e["patients"], "patient")}
-                for e in s.get("excluded") or []
-            ],
-        }
-        for s in flow.get("steps") or []
-    ]  # fmt: skip
-    tasks = [
-        {
-            "name": name, "patients": count(t["patients"], "patient"),
-            "events": count(t["events"], "event") if known(t.get("events")) else "",
-            "excluded": [f"{e['reason']}: {count(e['patients'], 'patient')}" for e in t.get("excluded") or []],
-        }
-        for name, t in (flow.get("tasks") or {}).items()
-    ]  # fmt: skip
-    return {"steps": steps, "tasks": tasks}
-
-
-def _table_one(table: pd.DataFrame) -> dict[str, Any]:
-    """Table 1 with a variable's name on its first row only."""
-    names = {"variable": "", "level": "", "smd": "SMD", "missing": "Missing", "overall": "Overall"}
-    rows, before = [], None
-    for row in table.to_dict("records"):
-        cells = [str(v) if known(v) else "" for v in row.values()]
-        first = row.get("variable") != before
-        before = row.get("variable")
-        rows.append({"first": first, "cells": cells if first else ["", *cells[1:]]})
-    return {"columns": [names.get(str(c), str(c)) for c in table.columns], "rows": rows}
-
-
-def _splits(context: ReportContext) -> dict[str, Any] | None:
-    """Patients a part and fold, and what the audit found."""
-    if context.splits is None and context.leakage is None:
-        return None
-    out: dict[str, Any] = {"ok": None, "checks": [], "columns": [], "rows": []}
-    if context.leakage is not None:
-        out["ok"] = bool(context.leakage.get("ok"))
-        out["checks"] = _checks(context.leakage)
-    if context.splits is not None and len(context.splits):
-        sizes = context.splits.groupby(["repeat", "fold", "part"])["patient_id"].nunique().unstack(fill_value=0)
-        parts = [p for p in ("train", "val", "test") if p in sizes]
-        repeats = sizes.index.get_level_values("repeat").nunique() > 1
-        words = {"train": "Training", "val": "Inner validation", "test": "Test"}
-        out["columns"] = [*(["Repeat"] if repeats else []), "Fold", *(words[p] for p in parts)]
-        out["rows"] = [
-            [*([str(repeat)] if repeats else []), str(fold), *(f"{int(row[p]):,}" for p in parts)]
-            for (repeat, fold), row in sizes.iterrows()
-        ]
-    return out
-
-
-def _checks(leakage: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The audit's single values, by name; lists are counted, tables left to the file."""
-    out = []
-    for key, value in leakage.items():
-        name = str(key).replace("_", " ")
-        if key == "ok" or isinstance(value, Mapping):
-            continue
-        if isinstance(value, bool):
-            out.append((name, "yes" if value else "no"))
-        elif isinstance(value, list | tuple):
-            if not any(isinstance(v, Mapping) for v in value):
-                out.append((name, ", ".join(map(str, value[:8])) + (" ..." if len(value) > 8 else "") or "none"))
-        elif isinstance(value, float):
-            out.append((name, number(value, 3)))
-        else:
-            out.append((name, f"{value:,}" if isinstance(value, int) else str(value)))
-    return out
+def _highest(rows: pd.DataFrame, shown: str) -> str:
+    """The highest other model, as `abmil 0.94`, where it is higher than the one shown."""
+    models = rows[[m not in CONTROLS and known(e) for m, e in rows["estimate"].items()]]
+    if len(models) == 0:
+        return ""
+    best = str(models["estimate"].astype(float).idxmax())
+    return "" if best == shown else f"{best} {number(models.loc[best, 'estimate'], 2)}"
 
 
 def _task(task: Mapping[str, Any], context: ReportContext) -> dict[str, Any]:
@@ -324,53 +256,6 @@ def _figure(figure: FigureItem) -> dict[str, Any]:
     data = base64.b64encode(figure.data).decode("ascii")
     uri = f"data:{MEDIA[figure.kind]};base64,{data}"
     return {"title": figure.title, "caption": figure.caption, "uri": uri, "wide": figure.wide}
-
-
-def _slides(context: ReportContext) -> dict[str, Any]:
-    """The slide table: cells with a text to read and a value to sort by."""
-    table = context.slides
-    assert table is not None
-    shown = [c for c in SLIDE_COLUMNS if c[0] in table and table[c[0]].map(known).any()]
-    rows = []
-    for row in table.sort_values("slide_id").to_dict("records"):
-        cells = []
-        for key, _, digits, factor in shown:
-            value = row[key]
-            if digits is None:
-                cells.append({"text": str(value) if known(value) else "", "sort": ""})
-            else:
-                scaled = float(value) * factor if known(value) else None
-                cells.append({"text": number(scaled, digits), "sort": "" if scaled is None else f"{scaled:.10g}"})
-        image = context.thumbnails.get(row["slide_id"])
-        uri = "data:image/jpeg;base64," + base64.b64encode(image).decode("ascii") if image else ""
-        rows.append({"status": str(row["status"]), "cells": cells, "thumbnail": uri})
-    status = table["status"].value_counts()
-    return {
-        "columns": [{"name": h, "key": k, "numeric": d is not None} for k, h, d, _ in shown],
-        "rows": rows,
-        "thumbnails": bool(context.thumbnails),
-        "status": [(str(s), f"{int(n):,}") for s, n in sorted(status.items(), key=lambda i: (i[0] != "ok", i[0]))],
-    }
-
-
-def _plain_table(table: pd.DataFrame) -> dict[str, Any]:
-    """Any small table: numbers to the right, names with a capital."""
-    numeric = [table[c].dtype.kind in "iuf" for c in table.columns]
-
-    def text(value: Any) -> str:
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if isinstance(value, float):
-            return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if known(value) else DASH
-        return f"{value:,}" if isinstance(value, int) else str(value) if known(value) else DASH
-
-    columns = [{"name": _title(str(c)), "numeric": n} for c, n in zip(table.columns, numeric, strict=True)]
-    return {"columns": columns, "rows": [[text(v) for v in row.values()] for row in table.to_dict("records")]}
-
-
-def _title(name: str) -> str:
-    text = name.replace("_", " ")
-    return text[:1].upper() + text[1:]
 
 
 def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:

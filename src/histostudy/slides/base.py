@@ -177,14 +177,18 @@ class Slide(ABC):
         return rgb, self.mpp * self.width_px0 / rgb.shape[1]
 
     def shrunk(self, downsample: float) -> np.ndarray:
-        """The whole slide, `downsample` level-0 pixels to one; read in bands, so memory stays bounded."""
+        """The whole slide, `downsample` level-0 pixels to one.
+
+        Where the level to read is larger than `BAND_PIXELS` it is read in bands that are averaged over whole
+        pixels first and brought to scale after, so that memory stays bounded.
+        """
         width = max(1, round(self.width_px0 / downsample))
         height = max(1, round(self.height_px0 / downsample))
         exact = self.width_px0 / width
         level = self.level_for(exact)
         level_width, level_height = self.level_dimensions[level]
         step = max(1.0, level_width / width)
-        k = math.floor(step)
+        k = 1 if level_width * level_height <= BAND_PIXELS else math.floor(step)
         rows = max(k, BAND_PIXELS // max(1, level_width) // k * k)
         bands = []
         for y in range(0, level_height, rows):

@@ -42,6 +42,9 @@ class FastSlideSlide(Slide):
         self.vendor = str(self._slide.format)
         self.level_dimensions = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
         self.level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
+        if not self.level_dimensions:  # it opens a damaged file as one without levels
+            self._slide.close()
+            raise BadSlideError("unreadable", "fastslide: no image in the file")
         x, y = (float(v) for v in self._slide.mpp)
         if x > 0 and y > 0:
             self.mpp_xy = (x, y)

@@ -117,10 +117,13 @@ class NativeSlide(Slide):
         self._cache_bytes = cache_bytes
         self._file = os.open(oracle.path, os.O_RDONLY)
 
-    def close(self) -> None:
+    def _close_file(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def close(self) -> None:
+        self._close_file()
         self._cache.clear()
         self._oracle.close()
 
@@ -196,8 +199,12 @@ def open_native(oracle: OpenSlideSlide, cache_bytes: int = CACHE_BYTES) -> Nativ
             raise _Unknown(f"vendor {oracle.vendor}")
         levels = _levels(oracle.path, oracle.level_dimensions)
         slide = NativeSlide(oracle, levels, cache_bytes)
-        for number, level in enumerate(levels):
-            _try_first_tile(slide, number, level)
+        try:
+            for number, level in enumerate(levels):
+                _try_first_tile(slide, number, level)
+        except (_Unknown, BadSlideError):
+            slide._close_file()
+            raise
     except _Unknown as why:
         logger.debug("%s: read by OpenSlide: %s", oracle.path, why)
         return None
@@ -209,8 +216,6 @@ def _try_first_tile(slide: NativeSlide, number: int, level: _Level) -> None:
     try:
         shape = simplejpeg.decode_jpeg(slide._stored(level, 0)).shape
     except ValueError as error:
-        os.close(slide._file)
         raise _Unknown(f"level {number}: {error}") from None
     if shape != (level.tile_h, level.tile_w, 3):
-        os.close(slide._file)
         raise _Unknown(f"level {number}: first tile is {shape}")

@@ -33,15 +33,21 @@ def resample(source: np.ndarray, step: float, size_px: int) -> np.ndarray:
     Returns
     -------
     ndarray of uint8, (size_px, size_px, 3)
-        Each pixel the area-weighted mean of what it covers (bilinear where `step` < 1).
+        Each pixel the area-weighted mean of what it covers (bilinear where `step` is below 1 or hardly above).
     """
     if is_crop(size_px, step):
         return source
     import cv2
 
-    method = cv2.INTER_AREA if step > 1 else cv2.INTER_LINEAR
-    out = cv2.resize(source, None, fx=1 / step, fy=1 / step, interpolation=method)
-    return np.ascontiguousarray(out[:size_px, :size_px])
+    side = source.shape[0]
+    if step > 1 and round(side / step) < side:
+        out = cv2.resize(source, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(out[:size_px, :size_px])
+    # so near 1 that resize would see two equal sizes and copy, or enlarging: sample at the exact centres
+    shift = (step - 1) / 2
+    matrix = np.array([[step, 0, shift], [0, step, shift]], np.float64)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(source, matrix, (size_px, size_px), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def block_mean(band: np.ndarray, k: int) -> np.ndarray:

@@ -1,2 +1,269 @@
-"""stub"""
-def planned_figures(study): return []
+"""The figures of a study: which there are, and drawing them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histostudy.figures import FIGURES
+from histostudy.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from histostudy.features.bags import Bags
+    from histostudy.verbs.tables import Tables
+
+logger = logging.getLogger(__name__)
+
+#: Aggregators whose attention is drawn, the first of the study's models that has one.
+ATTENDING = ("abmil", "max")
+#: Tiles shown at either end of the attention.
+TOP_TILES = 8
+#: Sections of the report, by what a figure's registration says.
+CATEGORIES = {"cohort": "Cohort", "results": "Results", "interpretation": "Interpretation"}
+
+
+@dataclass(frozen=True)
+class PlannedFigure:
+    """A figure that a study has.
+
+    Parameters
+    ----------
+    stem : str
+        File name without suffix.
+    figure : str
+        Its name in `FIGURES`.
+    task : str or None
+        Its task.
+    which : str
+        For an attention map: ``high`` or ``low``, the patient's prediction.
+    """
+
+    stem: str
+    figure: str
+    task: str | None = None
+    which: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def category(self) -> str:
+        """Section it stands in."""
+        return CATEGORIES[FIGURES[self.figure].spec.category]
+
+    @property
+    def caption(self) -> str:
+        """Name of the caption file of Snakemake's report."""
+        return self.figure
+
+    @property
+    def title(self) -> str:
+        """A few words over it."""
+        words = self.figure.replace("_", " ")
+        return f"{self.task}: {words}" + (f", {self.which} prediction" if self.which else "") if self.task else words
+
+
+def planned_figures(study: Study) -> list[PlannedFigure]:
+    """Figures of a study, in the order of its report."""
+    cohort = ["cohort_flow", "feature_pca"] if study.features.precomputed else ["cohort_flow", "contact_sheet", "feature_pca"]
+    planned = [PlannedFigure(name, name, labels={"figure": name}) for name in cohort]
+    for task in study.tasks:
+        for name in FIGURES:
+            if task.kind in FIGURES[name].spec.kinds:
+                planned.append(_of_task(task.name, name))
+        if attending_model(study) and task.kind != "expression" and not study.features.precomputed:
+            planned += [_of_task(task.name, "attention_map", which) for which in ("high", "low")]
+            planned.append(_of_task(task.name, "top_tiles"))
+    return planned
+
+
+def _of_task(task: str, figure: str, which: str = "") -> PlannedFigure:
+    stem = "_".join(part for part in (task, figure, which) if part)
+    return PlannedFigure(stem, figure, task, which, {"task": task, "figure": f"{figure} {which}".strip()})
+
+
+def attending_model(study: Study) -> str | None:
+    """The model whose attention is drawn: the reference if it has one, else the first that has."""
+    names = [study.compare.reference or "", *study.models]
+    for aggregator in ATTENDING:
+        for name in names:
+            if name in study.models and study.models[name].aggregator == aggregator:
+                return name
+    return None
+
+
+def draw_figures(study_file: Path) -> None:
+    """Draw every figure of a study as SVG, PDF and PNG."""
+    from histostudy.figures.style import save_figure
+    from histostudy.log import progress
+    from histostudy.verbs.models import load_bags
+    from histostudy.verbs.tables import load_tables
+
+    tables = load_tables(study_file)
+    artist = _Artist(tables, load_bags(tables))
+    for planned in progress(planned_figures(tables.study), "figures"):
+        save_figure(artist.draw(planned), tables.layout.home / "figures" / planned.stem)
+
+
+class _Artist:
+    """Gathers what each figure is drawn from."""
+
+    def __init__(self, tables: Tables, bags: Bags) -> None:
+        self.tables, self.bags = tables, bags
+        self.study, self.layout = tables.study, tables.layout
+        self._looked: dict[str, dict[str, Any]] = {}
+
+    def draw(self, planned: PlannedFigure) -> Figure:
+        """Draw one figure."""
+        import pandas as pd
+
+        from histostudy.files import frame_from_json, read_json
+
+        draw = FIGURES[planned.figure].draw
+        table = FIGURES[planned.figure].spec.table
+        if planned.task is None:
+            return getattr(self, planned.figure)(draw)
+        if planned.figure == "attention_map":
+            return self.attention_map(draw, planned)
+        if planned.figure == "top_tiles":
+            return self.top_tiles(draw, planned)
+        if table in ("metrics", "comparison"):
+            return draw(pd.read_csv(self.layout.home / table / f"{planned.task}.csv"))
+        return draw(frame_from_json(read_json(self.layout.curves(planned.task))[table]))
+
+    def cohort_flow(self, draw: Any) -> Figure:
+        """The flow that the cohort stage wrote."""
+        from histostudy.files import read_json
+
+        return draw(read_json(self.layout.home / "cohort_flow.json"))
+
+    def contact_sheet(self, draw: Any) -> Figure:
+        """Thumbnails with the outlines of tissue and pen."""
+        from histostudy.tissue.geojson import read_geojson
+
+        index = self.tables.features
+        outlines = {}
+        for slide in index.loc[index["tissue_area_um2"].notna(), "slide_id"]:
+            path = self.layout.tissue / f"{slide}.geojson"
+            outlines[slide] = [
+                (kind, np.asarray(ring.coords))
+                for kind in ("tissue", "pen")
+                for polygon in read_geojson(path, kind)
+                for ring in (polygon.exterior, *polygon.interiors)
+            ]
+        shown = {s: image for s in index["slide_id"] if (image := self._thumbnail(s)) is not None}
+        return draw(index, thumbnails=shown, outlines=outlines)
+
+    def feature_pca(self, draw: Any) -> Figure:
+        """Means of the patients' tiles, coloured by site and by the first label."""
+        import pandas as pd
+
+        from histostudy.figures.feature_pca import pca_table
+
+        ids = self.bags.patient_ids
+        patients = self.tables.patients.set_index("patient_id").loc[ids]
+        label = next((task.target for task in self.study.tasks if task.kind == "classification"), None)
+        groups = patients[[c for c in ("site", label) if c and c in patients]].reset_index(drop=True)
+        means = np.stack([self.bags.bag(patient).mean(axis=0) for patient in ids])
+        return draw(pca_table(means, pd.DataFrame(groups), ids))
+
+    def attention_map(self, draw: Any, planned: PlannedFigure) -> Figure:
+        """The tiles of one slide of the patient with the highest or lowest prediction."""
+        import pandas as pd
+
+        look = self._look(str(planned.task))[planned.which]
+        rows = self.bags.slide_rows(look["slide"])
+        coords = self.bags.coords[rows]
+        facts = self._facts(look["slide"])
+        table = pd.DataFrame({"x_px0": coords[:, 0], "y_px0": coords[:, 1], "attention": look["attention"]})
+        title = f"{look['slide']}, {look['says']}"
+        return draw(
+            table, thumbnail=self._thumbnail(look["slide"]), width_px0=int(facts["width_px0"]),
+            slide_mpp=float(facts["mpp"]), size_px0=float(facts["size_px0"]), title=title,
+        )  # fmt: skip
+
+    def top_tiles(self, draw: Any, planned: PlannedFigure) -> Figure:
+        """Tiles of highest and lowest attention of the slide with the highest prediction."""
+        import pandas as pd
+
+        from histostudy.slides.reader import open_slide
+
+        look = self._look(str(planned.task))["high"]
+        order = np.argsort(-look["attention"], kind="stable")
+        most = min(TOP_TILES, len(order) // 2) or 1
+        picked = np.concatenate([order[:most], order[-most:]])
+        facts = self._facts(look["slide"])
+        coords = self.bags.coords[self.bags.slide_rows(look["slide"])][picked]
+        given = float(facts["mpp"]) if facts["mpp_source"] == "table" else None
+        with open_slide(self._path(look["slide"]), mpp=given) as slide:
+            images = np.stack(list(slide.read_tiles(coords, self.study.tiles.size, self.study.tiles.mpp)))
+        ranks = np.concatenate([np.arange(1, most + 1), np.arange(len(order) - most + 1, len(order) + 1)])
+        groups = ["highest"] * most + ["lowest"] * most
+        table = pd.DataFrame({"group": groups, "rank": ranks[: len(groups)], "label": look["slide"]})
+        return draw(table, images=images, mpp=self.study.tiles.mpp, title=look["says"])
+
+    def _look(self, task: str) -> dict[str, Any]:
+        """For the test patients of highest and lowest prediction: a slide and its tiles' attention."""
+        import pandas as pd
+
+        from histostudy.training.attention import attend
+
+        if task in self._looked:
+            return self._looked[task]
+        model = str(attending_model(self.study))
+        index = pd.read_parquet(self.layout.runs(task, model) / "runs.parquet").sort_values(["repeat", "fold"])
+        first = index.iloc[0]
+        run = self.layout.runs(task, model) / f"r{first['repeat']}f{first['fold']}"
+        predictions = pd.read_parquet(run / "predictions.parquet")
+        score = self._score(task, predictions)
+        order = predictions.assign(score=score).sort_values(["score", "patient_id"])
+        looked = {}
+        for which, row in (("high", order.iloc[-1]), ("low", order.iloc[0])):
+            patient = str(row["patient_id"])
+            slide = self.bags.slides(patient)[0]
+            attention = attend(run / "weights.safetensors", self.bags.bag(patient))
+            of_slide = self.bags.slide_index[self._rows(patient)] == self.bags.slide_ids.index(slide)
+            looked[which] = {
+                "slide": slide,
+                "attention": attention[of_slide],
+                "says": f"{model}, fold {first['fold']}: {score.name} {row['score']:.2f}",
+            }
+        self._looked[task] = looked
+        return looked
+
+    def _rows(self, patient: str) -> slice:
+        at = self.bags.patient_ids.index(patient)
+        return slice(int(self.bags.offsets[at]), int(self.bags.offsets[at + 1]))
+
+    def _score(self, task: str, predictions: pd.DataFrame) -> pd.Series:
+        """What a task's model predicts, as one number a patient, named for the reader."""
+        kind = self.study.task(task).kind
+        if kind == "survival":
+            return predictions["risk"].rename("risk")
+        if kind == "regression":
+            return predictions["prediction"].rename("prediction")
+        positive = self.tables.outcomes[task].classes[-1]
+        return predictions[f"prob_{positive}"].rename(f"probability of {positive}")
+
+    def _facts(self, slide: str) -> dict[str, Any]:
+        index = self.tables.features
+        return index[index["slide_id"] == slide].iloc[0].to_dict()
+
+    def _path(self, slide: str) -> str:
+        slides = self.tables.cohort.slides
+        return str(slides.loc[slides["slide_id"] == slide, "path"].iloc[0])
+
+    def _thumbnail(self, slide: str) -> np.ndarray | None:
+        from PIL import Image
+
+        name = self._facts(slide).get("thumbnail")
+        path = self.layout.slides / str(name)
+        if not isinstance(name, str) or not name or not path.is_file():
+            return None
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))

@@ -1,1 +1,74 @@
-"""stub"""
+"""The study's page: gathers what the stages wrote and renders it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from histostudy.files import read_json, write_text
+from histostudy.study import load_study, resolve
+
+
+def write_report(study_file: Path) -> None:
+    """Write ``report.html`` of a study."""
+    import pandas as pd
+
+    from histostudy.figures import FIGURES
+    from histostudy.layout import Layout
+    from histostudy.plan import Plan
+    from histostudy.provenance import versions
+    from histostudy.report.context import FigureItem, ReportContext
+    from histostudy.report.page import render_report
+    from histostudy.verbs.figures import planned_figures
+    from histostudy.verbs.planted import planted_and_found
+
+    study = load_study(study_file)
+    layout = Layout(study)
+    home = layout.home
+
+    def tables(folder: str) -> dict[str, pd.DataFrame]:
+        return {task.name: pd.read_csv(home / folder / f"{task.name}.csv") for task in study.tasks}
+
+    figures = []
+    for planned in planned_figures(study):
+        # images inside an SVG make it many times larger than the PNG
+        heavy = planned.figure in ("contact_sheet", "attention_map", "top_tiles")
+        path = home / "figures" / f"{planned.stem}{'.png' if heavy else '.svg'}"
+        caption = FIGURES[planned.figure].spec.caption
+        wide = planned.figure in ("contact_sheet", "metrics_forest", "top_tiles", "cohort_flow")
+        figures.append(FigureItem.of(path, planned.title, caption, task=planned.task, wide=wide))
+    slides = pd.read_parquet(layout.features_table)
+    thumbnails = {}
+    for row in slides.to_dict("records"):
+        name = row.get("thumbnail")
+        if isinstance(name, str) and name and (layout.slides / name).is_file():
+            thumbnails[row["slide_id"]] = _small(layout.slides / name)
+    metrics = tables("metrics")
+    context = ReportContext(
+        study=resolve(study),
+        flow=read_json(home / "cohort_flow.json"),
+        table_one=pd.read_csv(home / "table_one.csv", dtype=str, keep_default_na=False),
+        splits=pd.read_csv(home / "splits.csv", dtype={"patient_id": str}) if study.tasks else None,
+        leakage=read_json(home / "leakage.json") if study.tasks else None,
+        metrics=metrics,
+        comparison=tables("comparison"),
+        figures=figures,
+        slides=slides,
+        thumbnails=thumbnails,
+        planted=planted_and_found(study, layout.source / "truth.json", metrics) if study.cohort.simulate else None,
+        software=versions.software(),
+        data=versions.data([Path(path) for path in Plan(study, layout).tables]),
+    )
+    write_text(home / "report.html", render_report(context))
+
+
+def _small(path: Path, side: int = 160) -> bytes:
+    """A thumbnail small enough for a table, as JPEG."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.thumbnail((side, side))
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

@@ -123,6 +123,9 @@ def split_study(study_file: Path) -> None:
 
     tables = load_tables(study_file)
     outcomes = list(tables.outcomes.values())
-    splits = make_splits(tables.patients, outcomes, tables.study.splits, tables.study.seed)
+    splits = make_splits(
+        tables.patients, outcomes, tables.study.splits, tables.study.seed, slides=tables.cohort.slides
+    )
     write_table(tables.layout.home / "splits.csv", splits)
-    write_json(tables.layout.home / "leakage.json", audit(splits, tables.patients, tables.cohort.slides))
+    checked = audit(splits, tables.patients, tables.cohort.slides, outcomes, tables.study.splits.preserve)
+    write_json(tables.layout.home / "leakage.json", checked)

@@ -1,0 +1,137 @@
+"""Every figure draws, keeps its words apart, and is written the same bytes twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import samples
+
+from histostudy.figures import FIGURES
+from histostudy.figures.attention_map import rank_raster
+from histostudy.figures.feature_pca import pca_table
+from histostudy.figures.style import OKABE_ITO, appearance, save_figure, shorten, with_interval
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        return samples.all_figures()
+
+
+def test_specs_need_no_matplotlib() -> None:
+    code = "import sys, histostudy.figures as f; assert len(f.FIGURES) >= 14; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_specs_are_complete() -> None:
+    for name in FIGURES:
+        spec = FIGURES[name].spec
+        assert spec.name == name and spec.table
+        assert spec.category in {"cohort", "results", "interpretation"}
+        assert len(spec.caption) > 30 and spec.caption.endswith(".")
+
+
+def test_every_figure_is_drawn(drawn: dict) -> None:
+    assert set(FIGURES) <= set(drawn)
+
+
+def _axes_names() -> list[str]:
+    return ["roc", "calibration", "kaplan_meier", "metrics_forest", "comparison_forest", "genes", "cohort_flow"]
+
+
+@pytest.mark.parametrize("name", _axes_names())
+def test_words_do_not_overlap(drawn: dict, name: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    fig = drawn[name]
+    renderer = FigureCanvasAgg(fig).get_renderer()
+    fig.draw(renderer)
+    page, hidden = fig.bbox, _unpainted(fig)
+    shown = [t for t in fig.findobj(Text) if t.get_text().strip() and t.get_visible() and t not in hidden]
+    boxes = [t.get_window_extent(renderer) for t in shown]
+    for text, box in zip(shown, boxes, strict=True):
+        assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1, f"{text.get_text()!r} runs off the page"
+    for i, one in enumerate(boxes):
+        for j, other in enumerate(boxes[:i]):
+            width = min(one.x1, other.x1) - max(one.x0, other.x0)
+            height = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert width <= 2 or height <= 2, f"{shown[i].get_text()!r} lies on {shown[j].get_text()!r}"
+
+
+def _unpainted(fig: object) -> set:
+    """Tick labels outside the limits of their axis, and those of axes that are off: never painted."""
+    out = set()
+    for axes in fig.axes:  # type: ignore[attr-defined]
+        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            low, high = sorted(limits)
+            for tick in axis.get_major_ticks():
+                if not axes.axison or not low - 1e-9 <= tick.get_loc() <= high + 1e-9:
+                    out |= {tick.label1, tick.label2}
+    return out
+
+
+def test_the_same_bytes_twice(tmp_path: Path) -> None:
+    km = samples.survival().curves["km"]
+    inputs = {
+        "kaplan_meier": {"table": km},
+        "attention_map": samples.attention(),
+        "feature_pca": {"table": samples.pca()},
+    }
+    for name, given in inputs.items():
+        first = save_figure(FIGURES[name].draw(**given), tmp_path / "a" / name)
+        second = save_figure(FIGURES[name].draw(**given), tmp_path / "b" / name)
+        assert [f.suffix for f in first] == [".svg", ".pdf", ".png"]
+        for one, two in zip(first, second, strict=True):
+            assert one.read_bytes() == two.read_bytes(), one.name
+        assert sorted(p.name for p in (tmp_path / "a").glob(f"*{name}*")) == sorted(f.name for f in first)
+
+
+def test_a_dotted_stem_keeps_its_name(drawn: dict, tmp_path: Path) -> None:
+    files = save_figure(drawn["roc"], tmp_path / "roc.v1.2")
+    assert [f.name for f in files] == ["roc.v1.2.svg", "roc.v1.2.pdf", "roc.v1.2.png"]
+
+
+def test_nothing_to_draw_says_so() -> None:
+    for name in ("roc", "pr", "calibration", "kaplan_meier", "comparison_forest"):
+        fig = FIGURES[name].draw(pd.DataFrame())
+        assert "No " in fig.texts[0].get_text()
+
+
+def test_attention_lands_on_its_tile() -> None:
+    table = pd.DataFrame({"x_px0": [0, 100], "y_px0": [0, 200], "attention": [0.1, 0.9]})
+    heat = rank_raster(table, (30, 20), 0.1, 100.0)
+    assert heat[5, 5] == 0.25 and heat[25, 15] == 0.75
+    assert np.isnan(heat[5, 15]) and np.isfinite(heat).sum() == 200
+
+
+def test_pca_agrees_with_scikit_learn() -> None:
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    x = np.random.default_rng(0).normal(size=(30, 6)) @ np.random.default_rng(1).normal(size=(6, 6))
+    x = np.column_stack([x, np.ones(30)])  # a constant feature
+    table = pca_table(x, pd.DataFrame({"site": ["a"] * 30}))
+    fit = PCA(2).fit(StandardScaler().fit_transform(x[:, :6]))
+    theirs = fit.transform(StandardScaler().fit_transform(x[:, :6]))
+    np.testing.assert_allclose(np.abs(table[["pc1", "pc2"]]), np.abs(theirs), atol=1e-8)
+    assert table["share1"].iloc[0] == pytest.approx(fit.explained_variance_ratio_[0])
+
+
+def test_words_and_colours() -> None:
+    assert with_interval(-0.1, -0.2, 0.05) == "\u22120.10 [\u22120.20, 0.05]"
+    assert with_interval(float("nan"), 0, 1) == "undefined"
+    assert len(shorten("a" * 50)) == 22 and shorten("abc") == "abc"
+    looks = appearance(["prior", "a", "b"])
+    assert looks["a"]["color"] == OKABE_ITO[0] and looks["prior"]["color"] != looks["a"]["color"]
+    many = appearance([f"m{i}" for i in range(20)])
+    assert len({(v["color"], str(v["linestyle"])) for v in many.values()}) == 20
