@@ -170,7 +170,11 @@ Task = Annotated[Classification | Survival | Regression | Expression, Field(disc
 
 
 class Training(_Keys):
-    """How a model is trained; the inner validation part chooses the epoch."""
+    """How a model is trained; the inner validation part chooses the epoch.
+
+    The linear model on the mean (aggregator mean without `hidden`) is solved exactly over a path of ridge
+    penalties, of which the inner part chooses; epochs, rate and batch say nothing there.
+    """
 
     epochs: int = Field(50, ge=1)
     min_epochs: int = Field(5, ge=1, description="No early stop before this epoch.")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 from studies import Snakemake, committed_study, histostudy
 
 pytestmark = pytest.mark.workflow

@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-
 from studies import Snakemake, committed_study, copy_files, histostudy
 
 pytestmark = pytest.mark.workflow
@@ -78,9 +77,7 @@ def test_the_report_names_every_bad_slide(edge_study: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page
 
 
-def test_whole_sections_run_and_nothing_is_left_to_do(
-    shared_data: Path, snakemake: Snakemake, tmp_path: Path
-) -> None:
+def test_whole_sections_run_and_nothing_is_left_to_do(shared_data: Path, snakemake: Snakemake, tmp_path: Path) -> None:
     data = tmp_path / "data" / "her2st"
     copy_files([shared_data / "slides/her2st/HER2ST-C2.svs", shared_data / "slides/her2st/HER2ST-C3.svs"], data / "s")
     assert histostudy("cohort", "folder", data / "s", "-o", data / "slides.csv").returncode == 0

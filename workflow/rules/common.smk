@@ -11,7 +11,11 @@ from histostudy.plan import make_plan
 def plan_study():
     """The study of --configfile, or the default one; a bad one is a single line and exit code 2."""
     files = [str(path) for path in workflow.configfiles]
-    source = Path(files[-1]) if files else Path(workflow.basedir).parent / "config" / "config.yaml"
+    # basedir is the root or workflow/, by which of the two Snakefiles was called
+    home = next(
+        folder for folder in (Path(workflow.basedir), Path(workflow.basedir).parent) if (folder / "config").is_dir()
+    )
+    source = Path(files[-1]) if files else home / "config" / "config.yaml"
     overrides = dict(config) if files else {**yaml.safe_load(source.read_text()), **config}
     try:
         plan = make_plan(overrides, source)

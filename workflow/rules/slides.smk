@@ -13,13 +13,13 @@ if STUDY.cohort.simulate is not None:
             f"{LOGS}/benchmarks/simulate.tsv"
         conda:
             ENVIRONMENT
+        threads: 8
+        resources:
+            mem_mb=4000,
         params:
             study=PLAN.file,
             settings=PLAN.settings("cohort", "seed"),
             code=PLAN.code("simulate"),
-        threads: 8
-        resources:
-            mem_mb=4000,
         shell:
             "histostudy simulate --study {params.study} --workers {threads} > {log} 2>&1"
 
@@ -35,17 +35,17 @@ if not PRECOMPUTED:
             f"{LOGS}/slides/{{shard}}.log",
         benchmark:
             f"{LOGS}/benchmarks/slides/{{shard}}.tsv"
+        retries: 2
         conda:
             ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: 2000 * attempt,
         params:
             study=PLAN.file,
             shards=PLAN.n_shards,
             members=members,
             code=PLAN.code("slides"),
-        threads: 1
-        retries: 2
-        resources:
-            mem_mb=lambda wildcards, attempt: 2000 * attempt,
         shell:
             "histostudy slides --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
 
@@ -58,17 +58,17 @@ if not PRECOMPUTED:
             f"{LOGS}/tissue/{{shard}}.log",
         benchmark:
             f"{LOGS}/benchmarks/tissue/{{shard}}.tsv"
+        retries: 2
         conda:
             ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: 4000 * attempt,
         params:
             study=PLAN.file,
             shards=PLAN.n_shards,
             settings=PLAN.settings("tissue"),
             code=PLAN.code("tissue"),
-        threads: 1
-        retries: 2
-        resources:
-            mem_mb=lambda wildcards, attempt: 4000 * attempt,
         shell:
             "histostudy tissue --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
 
@@ -82,17 +82,17 @@ if not PRECOMPUTED:
             f"{LOGS}/tiles/{{shard}}.log",
         benchmark:
             f"{LOGS}/benchmarks/tiles/{{shard}}.tsv"
+        retries: 2
         conda:
             ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: 2000 * attempt,
         params:
             study=PLAN.file,
             shards=PLAN.n_shards,
             settings=PLAN.settings("tiles", "tissue"),
             code=PLAN.code("tiles"),
-        threads: 1
-        retries: 2
-        resources:
-            mem_mb=lambda wildcards, attempt: 2000 * attempt,
         shell:
             "histostudy tiles --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
 
@@ -106,18 +106,18 @@ if not PRECOMPUTED:
             f"{LOGS}/embed/{{shard}}.log",
         benchmark:
             f"{LOGS}/benchmarks/embed/{{shard}}.tsv"
+        retries: 2
         conda:
             ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            gpu=0 if STUDY.features.encoder == "builtin" else 1,
         params:
             study=PLAN.file,
             shards=PLAN.n_shards,
             settings=PLAN.settings("features", "tiles"),
             code=PLAN.code("embed"),
-        threads: 1
-        retries: 2
-        resources:
-            mem_mb=lambda wildcards, attempt: 8000 * attempt,
-            gpu=0 if STUDY.features.encoder == "builtin" else 1,
         shell:
             "histostudy embed --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
 
@@ -138,13 +138,13 @@ rule index:
         f"{LOGS}/benchmarks/index.tsv"
     conda:
         ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
     params:
         study=PLAN.file,
         shards=PLAN.n_shards,
         settings=PLAN.settings("cohort", "features"),
         code=PLAN.code("index"),
-    threads: 1
-    resources:
-        mem_mb=4000,
     shell:
         "histostudy index --study {params.study} --shards {params.shards} > {log} 2>&1"

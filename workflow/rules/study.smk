@@ -12,13 +12,13 @@ rule cohort:
         f"{LOGS}/benchmarks/cohort.tsv"
     conda:
         ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
     params:
         study=PLAN.file,
         settings=PLAN.settings("cohort", "tasks"),
         code=PLAN.code("cohort"),
-    threads: 1
-    resources:
-        mem_mb=2000,
     shell:
         "histostudy cohort summary --study {params.study} > {log} 2>&1"
 
@@ -36,13 +36,13 @@ rule split:
         f"{LOGS}/benchmarks/split.tsv"
     conda:
         ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
     params:
         study=PLAN.file,
         settings=PLAN.settings("splits", "seed", "tasks"),
         code=PLAN.code("split"),
-    threads: 1
-    resources:
-        mem_mb=2000,
     shell:
         "histostudy split --study {params.study} > {log} 2>&1"
 
@@ -58,16 +58,16 @@ rule train:
         f"{LOGS}/train/{{task}}/{{model}}.log",
     benchmark:
         f"{LOGS}/benchmarks/train/{{task}}/{{model}}.tsv"
+    retries: 1
     conda:
         ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
     params:
         study=PLAN.file,
         settings=model_settings,
         code=PLAN.code("train"),
-    threads: 1
-    retries: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
     shell:
         "histostudy train --study {params.study} --task {wildcards.task} --model {wildcards.model} > {log} 2>&1"
 
@@ -88,13 +88,13 @@ rule evaluate:
         f"{LOGS}/benchmarks/evaluate/{{task}}.tsv"
     conda:
         ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
     params:
         study=PLAN.file,
         settings=PLAN.settings("compare", "seed"),
         code=PLAN.code("evaluate"),
-    threads: 1
-    resources:
-        mem_mb=4000,
     shell:
         "histostudy evaluate --study {params.study} --task {wildcards.task} > {log} 2>&1"
 
@@ -115,12 +115,12 @@ rule figures:
         f"{LOGS}/benchmarks/figures.tsv"
     conda:
         ENVIRONMENT
-    params:
-        study=PLAN.file,
-        code=PLAN.code("figures"),
     threads: 1
     resources:
         mem_mb=4000,
+    params:
+        study=PLAN.file,
+        code=PLAN.code("figures"),
     shell:
         "histostudy figures --study {params.study} > {log} 2>&1"
 
@@ -142,11 +142,11 @@ rule report:
         f"{LOGS}/benchmarks/report.tsv"
     conda:
         ENVIRONMENT
-    params:
-        study=PLAN.file,
-        code=PLAN.code("report"),
     threads: 1
     resources:
         mem_mb=2000,
+    params:
+        study=PLAN.file,
+        code=PLAN.code("report"),
     shell:
         "histostudy report --study {params.study} > {log} 2>&1"

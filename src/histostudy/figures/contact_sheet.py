@@ -88,5 +88,5 @@ def _cell(ax: object, one: dict, thumbnail: np.ndarray | None, rings: Sequence[t
     )
     tiles = one.get("n_tiles")
     what = (f"{int(tiles)} tiles" if tiles is not None and np.isfinite(tiles) else "ok") if good else str(one["reason"])
-    title = f"{style.shorten(str(one['slide_id']), 17)}\n{style.shorten(what, 19)}"
-    ax.set_title(title, fontsize=5.8, pad=2, color=style.DARK if good else "#C00000")
+    title = f"{style.shorten(str(one['slide_id']), 20)}\n{style.shorten(what, 19)}"
+    ax.set_title(title, fontsize=5.4, pad=2, color=style.DARK if good else "#C00000")

@@ -48,7 +48,7 @@ def kaplan_meier(table: pd.DataFrame) -> Figure:
             ax = fig.add_subplot(grid[2 * (k // columns), k % columns])
             below = fig.add_subplot(grid[2 * (k // columns) + 1, k % columns], sharex=ax)
             mine = table[table["model"] == model]
-            ticks = MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10]).tick_values(0, last / unit)
+            ticks = np.asarray(MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10]).tick_values(0, last / unit))
             ticks = ticks[(ticks >= 0) & (ticks <= last / unit)]
             for row, (stratum, tone) in enumerate(TONES.items()):
                 part = mine[mine["stratum"] == stratum]

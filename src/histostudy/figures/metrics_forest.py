@@ -19,7 +19,8 @@ LABELS = {
     "f1_macro": ("F1, macro", None), "brier": ("Brier score (low is good)", None),
     "ece": ("calibration error (low is good)", 0.0), "c_harrell": ("Harrell's c", 0.5), "c_uno": ("Uno's c", 0.5),
     "ibs": ("integrated Brier (low is good)", None), "r2": ("R\u00b2", 0.0),
-    "mae": ("absolute error (low is good)", None), "pearson": ("Pearson's r", 0.0), "spearman": ("Spearman's \u03c1", 0.0),
+    "mae": ("absolute error (low is good)", None), "pearson": ("Pearson's r", 0.0),
+    "spearman": ("Spearman's \u03c1", 0.0),
 }  # fmt: skip
 
 

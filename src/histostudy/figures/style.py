@@ -117,12 +117,12 @@ def p_text(p: float) -> str:
 
 
 def shorten(text: str, most: int = 22) -> str:
-    """A label cut in its middle to `most` characters."""
+    """A label cut to `most` characters; its head, where barcodes differ, is kept longer than its tail."""
     text = str(text)
     if len(text) <= most:
         return text
-    keep = most - 1
-    return text[: keep - keep // 2] + "\N{HORIZONTAL ELLIPSIS}" + text[len(text) - keep // 2 :]
+    tail = (most - 1) // 4
+    return text[: most - 1 - tail] + "\N{HORIZONTAL ELLIPSIS}" + text[len(text) - tail :]
 
 
 def empty(why: str) -> Figure:

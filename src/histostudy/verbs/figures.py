@@ -70,7 +70,11 @@ class PlannedFigure:
 
 def planned_figures(study: Study) -> list[PlannedFigure]:
     """Figures of a study, in the order of its report."""
-    cohort = ["cohort_flow", "feature_pca"] if study.features.precomputed else ["cohort_flow", "contact_sheet", "feature_pca"]
+    cohort = (
+        ["cohort_flow", "feature_pca"]
+        if study.features.precomputed
+        else ["cohort_flow", "contact_sheet", "feature_pca"]
+    )
     planned = [PlannedFigure(name, name, labels={"figure": name}) for name in cohort]
     for task in study.tasks:
         for name in FIGURES:

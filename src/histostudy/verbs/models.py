@@ -33,7 +33,9 @@ def load_bags(tables: Tables) -> Bags:
     good = tables.good
     folder = tables.layout.features
     column = "path" if "path" in good else "file"
-    paths = {s: folder / f if column == "file" else Path(f) for s, f in zip(good["slide_id"], good[column], strict=True)}
+    paths = {
+        s: folder / f if column == "file" else Path(f) for s, f in zip(good["slide_id"], good[column], strict=True)
+    }
     return Bags.load(paths, dict(zip(good["slide_id"], good["patient_id"], strict=True)))
 
 

@@ -46,7 +46,11 @@ def planted_and_found(study: Study, truth_file: Path, metrics: Mapping[str, pd.D
             continue
         metric, chance, planted = {
             "classification": ("auroc", 0.5, "a class carried by rare tiles"),
-            "survival": ("c_harrell", 0.5, f"hazard ratio {truth['effects']['hazard_ratio_stroma']:g} a s.d. of stroma"),
+            "survival": (
+                "c_harrell",
+                0.5,
+                f"hazard ratio {truth['effects']['hazard_ratio_stroma']:g} a s.d. of stroma",
+            ),
             "regression": ("pearson", 0.0, "measured share of stroma"),
         }[task.kind]
         row = table[table["metric"] == metric].iloc[0]

@@ -38,11 +38,14 @@ def embed_slide(
 ) -> None:
     """Write the features of a slide's tiles as HDF5."""
     from histostudy.features.stage import embed_slides
+    from histostudy.verbs.slides import device_of
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         slides, tiled, tile_folder = _tile(slide, tiles, method, slide_mpp, folder)
-        index = embed_slides(slides, tiled, tile_folder, features, tiles, folder / "features")
+        index = embed_slides(
+            slides, tiled, tile_folder, features, tiles, folder / "features", device=device_of(features)
+        )
         _hand_over(index, folder / "features", output)
     logger.info("%s: %d tiles of %d features -> %s", slide.name, *index[["n_tiles", "dim"]].iloc[0], output)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from histostudy.errors import StudyError
 from histostudy.files import write_table
 from histostudy.layout import Layout, shard_of
-from histostudy.study import Study, load_study
+from histostudy.study import Features, Study, load_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,8 +86,19 @@ def embed_shard(study_file: Path, shard: tuple[int, int]) -> None:
     path = layout.shard(layout.features, number)
     slides = _needed(layout.shard(layout.slides, number))
     tiles = _needed(layout.shard(layout.tiles, number))
-    index = embed_slides(slides, tiles, layout.tiles, study.features, study.tiles, layout.features)
+    index = embed_slides(
+        slides, tiles, layout.tiles, study.features, study.tiles, layout.features, device=device_of(study.features)
+    )
     write_table(path, index)
+
+
+def device_of(features: Features) -> str:
+    """Where an encoder runs: a GPU where there is one and the encoder has use for it."""
+    if features.encoder == "builtin":
+        return "cpu"  # statistics of tiles; torch is not even imported
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def join_indexes(study_file: Path, shards: int) -> None:

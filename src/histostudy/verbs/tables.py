@@ -123,9 +123,7 @@ def split_study(study_file: Path) -> None:
 
     tables = load_tables(study_file)
     outcomes = list(tables.outcomes.values())
-    splits = make_splits(
-        tables.patients, outcomes, tables.study.splits, tables.study.seed, slides=tables.cohort.slides
-    )
+    splits = make_splits(tables.patients, outcomes, tables.study.splits, tables.study.seed, slides=tables.cohort.slides)
     write_table(tables.layout.home / "splits.csv", splits)
     checked = audit(splits, tables.patients, tables.cohort.slides, outcomes, tables.study.splits.preserve)
     write_json(tables.layout.home / "leakage.json", checked)
