@@ -13,7 +13,7 @@ from histostudy.errors import StudyError
 from histostudy.evaluation import expression
 from histostudy.evaluation.runs import CUTOFF, gather, pool_predictions
 from histostudy.evaluation.stage import Evaluation, evaluate_task
-from histostudy.files import write_json, write_table
+from histostudy.files import write_table
 
 N, FOLDS = 150, 5
 IDS = np.array([f"{i:03d}" for i in range(N)])
@@ -198,8 +198,7 @@ def test_gather_reads_runs_and_their_cutoff(tmp_path: Path) -> None:
     _, predictions, _ = survival({"abmil": 1.0})
     for fold, frame in predictions["abmil"].groupby("fold"):
         folder = tmp_path / f"r0f{fold}"
-        write_table(folder / "predictions.parquet", frame)
-        write_json(folder / "run.json", {CUTOFF: float(fold)})  # type: ignore[arg-type]
+        write_table(folder / "predictions.parquet", frame.assign(**{CUTOFF: float(fold)}))  # type: ignore[arg-type]
     frame = gather(tmp_path)
     assert len(frame) == N and (frame[CUTOFF] == frame["fold"]).all()
     pooled = pool_predictions([frame])

@@ -64,7 +64,7 @@ def test_breslow_equals_sksurv() -> None:
 @settings(max_examples=20, deadline=None)
 def test_nll_equals_the_clamped_form(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    logits = torch.tensor(rng.uniform(-9, 9, (7, 4)))
+    logits = torch.tensor(rng.uniform(-6, 6, (7, 4)))  # beyond it the clamp of the usual form binds, and ours has none
     y, event = torch.tensor(rng.integers(0, 4, 7)), torch.tensor(rng.integers(0, 2, 7))
     hazard = torch.sigmoid(logits)
     s = torch.cat([torch.ones(7, 1).double(), (1 - hazard).cumprod(1)], 1)

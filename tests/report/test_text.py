@@ -24,7 +24,8 @@ def test_signs_intervals_p_values_and_lists():
     assert number(0.1, 2, sign=True) == "+0.10"
     assert number(0.001, 2, sign=True) == "0.00"
     assert interval(0.1, 0.25, 2) == "0.10 to 0.25"
-    assert interval(None, 0.2) == interval(0.5, 0.5) == ""
+    assert interval(None, 0.2) == ""
+    assert interval(0.5, 0.5, 2) == "0.50 to 0.50"
     assert [p_value(p) for p in (0.0002, 0.0123, 0.35, None)] == ["<0.001", "0.012", "0.35", "\N{EN DASH}"]
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"

@@ -11,35 +11,25 @@ import pandas as pd
 
 from histostudy.errors import StudyError
 from histostudy.evaluation.metrics.base import Run
-from histostudy.files import read_json
 
 if TYPE_CHECKING:
     from histostudy.cohort.outcomes import Outcome
 
 KEYS = ("patient_id", "repeat", "fold", "task", "model")
 #: Column with the median risk of the patients a run was trained on; strata of Kaplan-Meier are cut there.
-CUTOFF = "train_risk_median"
+CUTOFF = "risk_median_train"
 REDO = "rerun training for this model"
 
 
 def gather(folder: str | Path) -> pd.DataFrame:
     """Predictions of all runs under ``runs/<task>/<model>/``, in the order of repeat, fold and patient.
 
-    ``train_risk_median`` of a run's ``run.json`` becomes a column where it is there.
-
     Raises
     ------
     StudyError
         If there is no run.
     """
-    frames = []
-    for file in sorted(Path(folder).glob("r*f*/predictions.parquet")):
-        frame = pd.read_parquet(file)
-        about = file.with_name("run.json")
-        info = read_json(about) if about.is_file() else {}
-        if info.get(CUTOFF) is not None:
-            frame[CUTOFF] = float(info[CUTOFF])
-        frames.append(frame)
+    frames = [pd.read_parquet(file) for file in sorted(Path(folder).glob("r*f*/predictions.parquet"))]
     if not frames:
         raise StudyError("no predictions", where=folder, todo="train the model first")
     return pd.concat(frames, ignore_index=True).sort_values(["repeat", "fold", "patient_id"], ignore_index=True)

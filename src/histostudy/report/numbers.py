@@ -51,8 +51,8 @@ def number(value: Any, digits: int = 3, *, sign: bool = False) -> str:
 
 
 def interval(low: Any, high: Any, digits: int = 3, *, sign: bool = False) -> str:
-    """`0.88 to 0.97`, or nothing where there is none (a constant does not vary)."""
-    if not (known(low) and known(high)) or float(low) == float(high):
+    """`0.88 to 0.97`, or nothing where there is none."""
+    if not (known(low) and known(high)):
         return ""
     return f"{number(low, digits, sign=sign)} to {number(high, digits, sign=sign)}"
 
