@@ -66,6 +66,17 @@ def doctor(
     raise typer.Exit(examine(study))
 
 
+@app.command(hidden=True)
+def check(study: StudyFile) -> None:
+    """Check what a study file names: models, options, tissue method, encoder and its scale, features."""
+    from histostudy.layout import Layout
+    from histostudy.study import load_study
+    from histostudy.verbs.check import check_study
+
+    loaded = load_study(study)
+    check_study(loaded, Layout(loaded))
+
+
 @app.command()
 def simulate(
     study: MaybeStudy = None,

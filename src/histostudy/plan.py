@@ -60,7 +60,16 @@ class Plan:
         return self.layout.home / "study.yaml"
 
     def write(self) -> None:
-        """Write the resolved study file, if it says something new, and claim the cohort's folders."""
+        """Check what the study names, claim the cohort's folders, and write the resolved study file if it is new.
+
+        Raises
+        ------
+        StudyError
+            Before anything is written.
+        """
+        from histostudy.verbs.check import check_in_another_process
+
+        check_in_another_process(self.study, self.layout, code_version("histostudy.verbs.check"))
         self.layout.claim()
         text = yaml.safe_dump(resolve(self.study), sort_keys=False, allow_unicode=True)
         if not self.file.exists() or self.file.read_text(encoding="utf-8") != text:

@@ -1,4 +1,5 @@
 # The study, laid out: everything the rules need to know is asked of histostudy.plan.
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def plan_study():
         sys.exit(2)
     return plan
 
+
+# jobs call the verbs of the environment that runs the workflow, activated or not
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 PLAN = plan_study()
 STUDY = PLAN.study

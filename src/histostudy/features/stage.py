@@ -12,7 +12,7 @@ from histostudy.codeversion import code_version
 from histostudy.encoders.registry import encoder_identity, load_encoder
 from histostudy.errors import BadSlideError, FeatureError
 from histostudy.features.embed import coords_attributes, embed_tiles
-from histostudy.features.layouts import detect, open_precomputed, read_header
+from histostudy.features.layouts import detect, open_precomputed, read_header, read_slide
 from histostudy.files import sha256
 from histostudy.stages import run_shard
 
@@ -151,8 +151,8 @@ def index_precomputed(slides: pd.DataFrame, features: Features) -> pd.DataFrame:
     Raises
     ------
     FeatureError
-        If the folder holds no features, those of several encoders, no slide of the table, or vectors of different
-        widths.
+        If the folder holds no features, those of several encoders, no slide of the table, vectors of different
+        widths, or a number that is NaN or infinite.
     """
     import pandas as pd
 
@@ -185,6 +185,7 @@ def index_precomputed(slides: pd.DataFrame, features: Features) -> pd.DataFrame:
                 todo="extract all slides of a study with one encoder",
             )
         widths.setdefault(dim, path)
+        read_slide(path, layout)  # numbers that are none are found now, not by every model that trains on them
         digest = sha256(path)
         rows.append(
             row

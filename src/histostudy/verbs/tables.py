@@ -12,6 +12,7 @@ from histostudy.cohort.tables import ROW, Cohort, read_cohort
 from histostudy.errors import TableError, at
 from histostudy.files import write_json, write_table
 from histostudy.layout import Layout
+from histostudy.splits.folds import check_size
 from histostudy.study import Study, load_study
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ def check_tables(study: Study, layout: Layout) -> pd.DataFrame:
         One line naming file, row and column.
     """
     cohort = read(study, layout)
-    for task in study.tasks:
-        outcome_of(task, cohort.patients, cohort.source)
+    outcomes = [outcome_of(task, cohort.patients, cohort.source) for task in study.tasks]
+    if study.tasks and study.splits.published is None:
+        check_size(len(cohort.patients), outcomes, study.splits.folds)
     if study.features.precomputed is None:
         for row in cohort.slides.to_dict("records"):
             if not row["path"] or not Path(row["path"]).exists():

@@ -1,0 +1,93 @@
+"""What a study file says beyond its keys, checked before any work starts: names, options, scales, features."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from histostudy.errors import ConfigError, StudyError
+from histostudy.files import digest_of, read_json, write_json
+from histostudy.layout import Layout
+from histostudy.study import Study, resolve
+
+#: Precomputed features up to this size are read whole before anything starts; larger ones by their own job.
+READ_AT_ONCE_BYTES = 2 << 30
+
+
+def check_in_another_process(study: Study, layout: Layout, code: str) -> None:
+    """Run `check_study` where it may import torch, once for the same settings, files and code.
+
+    Planning must not import torch; what was found good is noted beside the study's results.
+
+    Raises
+    ------
+    ConfigError
+        With the one line that the check printed.
+    """
+    note = layout.home / "checked.json"
+    seen = {"digest": digest_of([resolve(study), code, _listing(study)])}
+    if note.exists() and read_json(note) == seen:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "study.yaml"
+        file.write_text(yaml.safe_dump(resolve(study)), encoding="utf-8")
+        command = [sys.executable, "-m", "histostudy.cli", "check", "--study", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise ConfigError(lines[-1].removeprefix("error: "))
+    if done.returncode:
+        raise RuntimeError(f"the check of the study failed:\n{done.stderr}")
+    write_json(note, seen)
+
+
+def _listing(study: Study) -> list[list[str | int]]:
+    """Names, sizes and times of precomputed features."""
+    if study.features.precomputed is None:
+        return []
+    files = sorted(path for path in study.features.precomputed.rglob("*") if path.is_file())
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def check_study(study: Study, layout: Layout) -> None:
+    """Check a study's models, tissue method, and encoder or precomputed features.
+
+    Raises
+    ------
+    StudyError
+        For an unknown name or option, an encoder off its scale, features of two widths or with a NaN.
+    """
+    from histostudy.models.registry import build_aggregator
+    from histostudy.training.recipes import build_recipes
+
+    for name, model in study.models.items():
+        try:
+            build_aggregator(model.aggregator, 1, model.options)
+            build_recipes(model.recipe)
+        except StudyError as error:
+            raise ConfigError(error.what, where=f"models.{name}", todo=error.todo) from None
+    if study.features.precomputed is not None:
+        _check_features(study, layout)
+        return
+    import numpy as np
+
+    from histostudy.encoders.registry import check_scale, facts_of
+    from histostudy.tissue.registry import segment
+
+    facts = facts_of(str(study.features.encoder))
+    check_scale(facts, study.tiles.mpp, study.tiles.size, facts.input_px, study.features.allow_mpp_mismatch)
+    glass = np.full((64, 64, 3), 240, np.uint8)
+    segment(glass, study.tissue.working_mpp, study.tissue.method, study.tissue.options)
+
+
+def _check_features(study: Study, layout: Layout) -> None:
+    from histostudy.features.stage import index_precomputed
+    from histostudy.verbs.tables import slides_of
+
+    folder = study.features.precomputed
+    if folder is not None and sum(size for _, size, _ in _listing(study)) <= READ_AT_ONCE_BYTES:  # type: ignore[misc]
+        index_precomputed(slides_of(study, layout), study.features)
