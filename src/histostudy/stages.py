@@ -28,7 +28,6 @@ def run_shard(
     *,
     out_dir: Path,
     identity_of: Callable[[Mapping[str, Any]], Any],
-    previous: pd.DataFrame | None = None,
     what: str = "slides",
 ) -> pd.DataFrame:
     """Run `work` for each slide of `rows` whose file does not already hold, and return the shard's index.
@@ -45,8 +44,6 @@ def run_shard(
         Where the files lie.
     identity_of : callable
         Takes a row, returns a JSON-like value of all that the file depends on.
-    previous : DataFrame, optional
-        Not used: what was done is in the slides' records, which outlive a deleted index and a killed job.
     what : str
         Name of the work, for the progress bar.
 

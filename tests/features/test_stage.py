@@ -68,12 +68,12 @@ def test_slides_to_features(cohort, tmp_path: Path):
     assert read.tile_px0 == 128 and read.identity["tiles"] == "t1" and read.identity["mpp_slide"] == MPP
 
     files = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    again = embed_slides(slides, tiled, folder, settings, TILES, out, index)
+    again = embed_slides(slides, tiled, folder, settings, TILES, out)
     pd.testing.assert_frame_equal(again, index)
     assert files == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     tiled.loc[0, "sha256"] = "changed"
     (out / "s1.h5").write_bytes(b"half")
-    third = embed_slides(slides, tiled, folder, settings, TILES, out, index)
+    third = embed_slides(slides, tiled, folder, settings, TILES, out)
     assert third.identity[0] != index.identity[0] and third.sha256[1] == index.sha256[1]
     bags = Bags.load({r.slide_id: out / r.file for r in third.itertuples()}, {"s0": "p", "s1": "p"})
     assert bags.bag("p").shape == (24, len(NAMES))

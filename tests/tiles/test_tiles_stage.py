@@ -138,11 +138,11 @@ def test_stage(tmp_path: Path) -> None:
     assert index.loc[0, "n_tiles"] == len(read_tiles(out / "a.h5")) > 50
     assert index.loc[0, "size_px0"] == 224.0 and index.loc[1, "n_tiles"] == 0
     stamp = (out / "a.h5").stat().st_mtime_ns
-    again = tile_slides(slides, tissue, tissue_dir, tiles, out, index)
+    again = tile_slides(slides, tissue, tissue_dir, tiles, out)
     pd.testing.assert_frame_equal(index, again)
     assert (out / "a.h5").stat().st_mtime_ns == stamp
-    other = tile_slides(slides, tissue, tissue_dir, Tiles(mpp=0.5, size=112, min_tissue=0.9), out, index)
+    other = tile_slides(slides, tissue, tissue_dir, Tiles(mpp=0.5, size=112, min_tissue=0.9), out)
     assert other.loc[0, "n_tiles"] < index.loc[0, "n_tiles"]
-    relabelled = tile_slides(slides, tissue, tissue_dir, Tiles(mpp=0.5, size=112, label="x"), out, other)
+    relabelled = tile_slides(slides, tissue, tissue_dir, Tiles(mpp=0.5, size=112, label="x"), out)
     assert relabelled.loc[0, "identity"] == index.loc[0, "identity"]
     assert len(tile_slides(slides, tissue.iloc[2:], tissue_dir, tiles, out)) == 0

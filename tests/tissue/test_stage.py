@@ -80,14 +80,14 @@ def test_shard_keeps_what_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(first.columns) == COLUMNS
     assert first["status"].tolist() == ["ok", "failed"] and first["reason"].tolist() == ["", "no_tissue"]
     assert first["sections"].tolist() == [1, 0]
-    pd.testing.assert_frame_equal(segment_slides(rows, Tissue(), tmp_path, first), first)
+    pd.testing.assert_frame_equal(segment_slides(rows, Tissue(), tmp_path), first)
     assert opened == ["a.svs", "b.svs"]
     text = (tmp_path / "a.geojson").read_bytes()
     (tmp_path / "a.geojson").write_text("{}")
-    again = segment_slides(rows, Tissue(), tmp_path, first)
+    again = segment_slides(rows, Tissue(), tmp_path)
     assert opened[2:] == ["a.svs"] and (tmp_path / "a.geojson").read_bytes() == text
     pd.testing.assert_frame_equal(again, first)
-    segment_slides(rows, Tissue(min_area_um2=1.0), tmp_path, first)
+    segment_slides(rows, Tissue(min_area_um2=1.0), tmp_path)
     assert opened[3:] == ["a.svs", "b.svs"]
     none = segment_slides(rows[rows["slide_id"] == "c"], Tissue(), tmp_path)
     assert list(none.columns) == COLUMNS and not len(none)

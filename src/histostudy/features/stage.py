@@ -79,7 +79,6 @@ def embed_slides(
     features: Features,
     tiles: Tiles,
     out_dir: Path,
-    previous: pd.DataFrame | None = None,
     *,
     device: str = "cpu",
 ) -> pd.DataFrame:
@@ -97,8 +96,6 @@ def embed_slides(
         The study's settings.
     out_dir : Path
         Gets ``<slide>.h5``.
-    previous : DataFrame, optional
-        Index of an earlier run of this shard.
     device : str
         ``cpu`` or ``cuda[:i]``.
 
@@ -129,7 +126,7 @@ def embed_slides(
             "code": code,
         }
 
-    index = run_shard(rows, work, out_dir=Path(out_dir), identity_of=identity_of, previous=previous, what="features")
+    index = run_shard(rows, work, out_dir=Path(out_dir), identity_of=identity_of, what="features")
     return _columns(index, COLUMNS)
 
 

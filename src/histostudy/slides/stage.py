@@ -31,7 +31,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def inspect_slides(rows: pd.DataFrame, out_dir: Path, previous: pd.DataFrame | None = None) -> pd.DataFrame:
+def inspect_slides(rows: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
     """Open every slide, settle its scale, check that it is brightfield and write its thumbnail.
 
     Parameters
@@ -40,8 +40,6 @@ def inspect_slides(rows: pd.DataFrame, out_dir: Path, previous: pd.DataFrame | N
         `slide_id`, `patient_id`, `path` and, where the table gives it, `mpp` (um per pixel).
     out_dir : Path
         Gets ``thumbnails/<slide>.jpg``, at most 1024 px a side; for a slide that fails too, where it opens.
-    previous : DataFrame, optional
-        The index of an earlier run: slides with the same fingerprint, mpp and code are kept.
 
     Returns
     -------
@@ -75,7 +73,7 @@ def inspect_slides(rows: pd.DataFrame, out_dir: Path, previous: pd.DataFrame | N
         facts["fingerprint"] = prints[row["slide_id"]]
         return _inspect(row, facts, out_dir)
 
-    index = run_shard(rows, work, out_dir=out_dir, identity_of=identity_of, previous=previous, what="slides")
+    index = run_shard(rows, work, out_dir=out_dir, identity_of=identity_of, what="slides")
     here = {row["slide_id"]: (row["patient_id"], str(row["path"])) for row in records}
     if len(index):  # a kept row may be of a file that has moved
         index["patient_id"] = [here[s][0] for s in index["slide_id"]]

@@ -72,12 +72,7 @@ def lay_tiles(slide_id: str, lattice: Lattice, tissue: Path, *, min_tissue: floa
 
 
 def tile_slides(
-    slides_index: pd.DataFrame,
-    tissue_index: pd.DataFrame,
-    tissue_dir: Path,
-    tiles: Tiles,
-    out_dir: Path,
-    previous: pd.DataFrame | None = None,
+    slides_index: pd.DataFrame, tissue_index: pd.DataFrame, tissue_dir: Path, tiles: Tiles, out_dir: Path
 ) -> pd.DataFrame:
     """Lay tiles on every slide of a shard whose tissue was found.
 
@@ -91,8 +86,6 @@ def tile_slides(
         The study's `tiles` keys.
     out_dir : Path
         Takes ``<slide>.h5``.
-    previous : DataFrame, optional
-        The index of an earlier run of this shard.
 
     Returns
     -------
@@ -139,7 +132,7 @@ def tile_slides(
         }
         return name, stats
 
-    index = run_shard(rows, work, out_dir=out_dir, identity_of=identity_of, previous=previous, what="tiles")
+    index = run_shard(rows, work, out_dir=out_dir, identity_of=identity_of, what="tiles")
     index = index.reindex(columns=COLUMNS)
     index["n_tiles"] = pd.to_numeric(index["n_tiles"]).fillna(0).astype("int64")
     index["mpp_requested"] = float(tiles.mpp)

@@ -88,9 +88,7 @@ def segment_slide(slide: Slide, tissue: Tissue) -> tuple[dict[str, Any], dict[st
     return to_geojson(labels, pen, scale), stats
 
 
-def segment_slides(
-    slides_index: pd.DataFrame, tissue: Tissue, out_dir: Path, previous: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def segment_slides(slides_index: pd.DataFrame, tissue: Tissue, out_dir: Path) -> pd.DataFrame:
     """Find the tissue of every slide of a shard whose status is ``ok``.
 
     Parameters
@@ -101,8 +99,6 @@ def segment_slides(
         The study's `tissue` keys.
     out_dir : Path
         Takes `<slide>.geojson`.
-    previous : DataFrame, optional
-        The index of an earlier run of this shard.
 
     Returns
     -------
@@ -130,7 +126,6 @@ def segment_slides(
         work,
         out_dir=out_dir,
         identity_of=identity_of,
-        previous=previous,
         what="tissue",
     )
     index = index.reindex(columns=COLUMNS)
