@@ -5,6 +5,8 @@ The Snakefile asks this module and nothing else; it imports neither torch nor op
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +139,12 @@ def make_plan(config: Mapping[str, Any], source: str | Path | None = None, root:
         members.setdefault(shard_of(slide_id, n_shards), []).append([slide_id, facts])
     shards = {shard: digest_of(slides) for shard, slides in sorted(members.items())}
     return Plan(study, layout, shards, n_shards)
+
+
+def use_this_environment() -> None:
+    """Let jobs call the verbs of the environment that runs the workflow, activated or not."""
+    here = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
 
 
 def _slide_rows(study: Study, layout: Layout) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 # The study, laid out: everything the rules need to know is asked of histostudy.plan.
-import os
 import sys
 from pathlib import Path
 
 import yaml
 
 from histostudy.errors import StudyError
-from histostudy.plan import make_plan
+from histostudy.plan import make_plan, use_this_environment
 
 
 def plan_study():
@@ -28,9 +27,7 @@ def plan_study():
     return plan
 
 
-# jobs call the verbs of the environment that runs the workflow, activated or not
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-
+use_this_environment()
 PLAN = plan_study()
 STUDY = PLAN.study
 HOME = str(PLAN.layout.home)
