@@ -185,11 +185,17 @@ def embed(
 
 
 @app.command(hidden=True)
-def index(study: StudyFile, shards: Annotated[int, typer.Option(help="Number of shards.")] = 1) -> None:
-    """Join the shards' indexes: the slide table of the cohort and the index of its features."""
-    from histostudy.verbs.slides import join_indexes
+def index(
+    study: StudyFile,
+    what: Annotated[str, typer.Argument(help="slides or features.")],
+    shards: Annotated[int, typer.Option(help="Number of shards.")] = 1,
+) -> None:
+    """Join the shards' indexes: the slide table of the cohort, or the index of a study's features."""
+    from histostudy.verbs import slides as verbs
 
-    join_indexes(study, shards)
+    if what not in ("slides", "features"):
+        raise ConfigError(f"no index of {what!r}", todo="slides or features")
+    (verbs.join_slides if what == "slides" else verbs.join_features)(study, shards)
 
 
 @cohort_app.command("summary")

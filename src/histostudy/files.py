@@ -98,6 +98,13 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def listing(path: str | Path) -> list[list[str | int]]:
+    """Name, size and time of a file, or of every file below a folder, in the order of their names."""
+    path = Path(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
+
+
 def digest_of(value: Any) -> str:
     """Short stable digest (16 hex digits) of a JSON-like value; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))

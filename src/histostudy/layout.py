@@ -130,7 +130,7 @@ class Layout:
             # the batch is how, not what
             shared[self.features] = study.features.model_dump(mode="json", exclude={"batch_size"})
         else:
-            shared = {}
+            shared = {self.features: study.features.model_dump(mode="json")}
         todo = []
         for folder, settings in shared.items():
             note, mine = folder / "made_for.json", {"settings": digest_of(settings), "study": study.study}

@@ -16,10 +16,11 @@ import yaml
 
 from histostudy.codeversion import code_version
 from histostudy.errors import TableError
-from histostudy.files import digest_of, write_text
+from histostudy.files import digest_of, listing, sha256, write_text
 from histostudy.layout import RESULTS, Layout, shard_count, shard_of
 from histostudy.study import Expression, Study, parse_study, resolve
 
+TEMPLATES = Path(__file__).parent / "report" / "templates"
 #: Modules whose code a stage's results depend on.
 STAGES = {
     "simulate": ("histostudy.simulate.cohort",),
@@ -28,10 +29,10 @@ STAGES = {
     "tiles": ("histostudy.tiles.stage",),
     "embed": ("histostudy.features.stage",),
     "index": ("histostudy.verbs.slides",),
-    "cohort": ("histostudy.cohort.flow", "histostudy.cohort.table_one"),
-    "split": ("histostudy.splits.folds", "histostudy.splits.published", "histostudy.splits.audit"),
-    "train": ("histostudy.training.stage",),
-    "evaluate": ("histostudy.evaluation.stage",),
+    "cohort": ("histostudy.verbs.tables", "histostudy.cohort.table_one"),
+    "split": ("histostudy.verbs.tables", "histostudy.splits.audit"),
+    "train": ("histostudy.verbs.tables", "histostudy.training.stage", "histostudy.features.bags"),
+    "evaluate": ("histostudy.verbs.tables", "histostudy.evaluation.stage"),
     "figures": ("histostudy.verbs.figures",),
     "report": ("histostudy.verbs.report",),
 }
@@ -58,8 +59,8 @@ class Plan:
 
     @property
     def file(self) -> Path:
-        """The resolved study file that every job reads."""
-        return self.layout.home / "study.yaml"
+        """The resolved study that every job reads: named by its content, so that no later plan changes it."""
+        return self.layout.home / ".plans" / f"{digest_of(resolve(self.study))}.yaml"
 
     def write(self) -> None:
         """Check what the study names, claim the cohort's folders, and write the resolved study file if it is new.
@@ -74,12 +75,14 @@ class Plan:
         check_in_another_process(self.study, self.layout, code_version("histostudy.verbs.check"))
         self.layout.claim()
         text = yaml.safe_dump(resolve(self.study), sort_keys=False, allow_unicode=True)
-        if not self.file.exists() or self.file.read_text(encoding="utf-8") != text:
-            write_text(self.file, text)
+        for path in (self.file, self.layout.home / "study.yaml"):
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                write_text(path, text)
 
     def code(self, stage: str) -> str:
-        """Version of the code that a stage runs."""
-        return code_version(*STAGES[stage])
+        """Version of the code that a stage runs, and of the templates of the report."""
+        code = code_version(*STAGES[stage])
+        return code if stage != "report" else digest_of([code, *(sha256(path) for path in sorted(TEMPLATES.iterdir()))])
 
     def settings(self, *keys: str) -> str:
         """Digest of the named sections of the study, so that a rule sees only what it depends on."""
@@ -89,13 +92,28 @@ class Plan:
     def model_settings(self, task: str, model: str) -> str:
         """Digest of all settings that the runs of a model on a task depend on."""
         spec = self.study.models.get(model)
+        # covariates are the clinical control's alone
+        left_out = set() if model == "clinical" else {"adjust"}
         return digest_of(
             {
                 "model": spec.model_dump(mode="json") if spec else model,
-                "task": self.study.task(task).model_dump(mode="json"),
+                "task": self.study.task(task).model_dump(mode="json", exclude=left_out),
                 "seed": self.study.seed,
             }
         )
+
+    def outcomes(self) -> str:
+        """Digest of what the tasks predict, which is what the folds are balanced by."""
+        return digest_of([task.model_dump(mode="json", exclude={"adjust", "horizons"}) for task in self.study.tasks])
+
+    def simulation(self) -> str:
+        """Digest of what a simulated cohort is drawn from."""
+        simulate = self.study.cohort.simulate
+        return digest_of([simulate.model_dump(mode="json") if simulate else None, self.study.seed])
+
+    def files(self, *paths: Path | None) -> str:
+        """Digest of names, sizes and times of files and folders that no rule lists as its input."""
+        return digest_of([listing(path) for path in paths if path is not None])
 
     def indexes(self, folder: Path) -> list[str]:
         """Indexes of all shards of a stage."""
@@ -153,7 +171,8 @@ def _slide_rows(study: Study, layout: Layout) -> dict[str, Any]:
         from histostudy.simulate.cohort import plan as plan_cohort
 
         drawn = plan_cohort(study.cohort.simulate, study.seed)
-        recipe = digest_of([study.cohort.simulate.model_dump(mode="json"), study.seed])
+        code = code_version(*STAGES["simulate"])
+        recipe = digest_of([study.cohort.simulate.model_dump(mode="json"), study.seed, code])
         return dict.fromkeys(drawn.slide_ids, recipe)
     from histostudy.verbs.tables import check_tables
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostudy.errors import BadSlideError
+from histostudy.errors import BadSlideError, StudyError
 from histostudy.files import digest_of, read_json, sha256, write_json
 from histostudy.log import progress
 
@@ -82,6 +82,21 @@ def run_shard(
     if kept:
         logger.info("%s: %d of %d kept from an earlier run", what, kept, len(rows))
     return pd.DataFrame(index)
+
+
+def as_written(path: Path, digest: str) -> Path:
+    """The path of a file that still has the checksum its index says.
+
+    Raises
+    ------
+    StudyError
+        If somebody changed the file since: an index must not vouch for what it has not seen.
+    """
+    if not path.is_file() or sha256(path) != digest:
+        raise StudyError(
+            "is gone, or not as its stage wrote it", where=path, todo="delete it and its stage's index, and run again"
+        )
+    return path
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from histostudy.errors import StudyError
-from histostudy.evaluation import expression
-from histostudy.evaluation.runs import CUTOFF, gather, pool_predictions
+from histostudy.evaluation import expression, survival_curves
+from histostudy.evaluation.runs import CUTOFF, gather, pool_predictions, runs_of
 from histostudy.evaluation.stage import Evaluation, evaluate_task
 from histostudy.files import write_table
 
@@ -175,9 +175,104 @@ def test_correlation_p_agrees_with_scipy_for_one_fold() -> None:
     x, y = rng.normal(size=(2, 200))
     y += 0.15 * x
     r, p = pearsonr(x, y)
-    assert expression.correlation_p(np.array([[r]]), np.array([200.0]))[0] == pytest.approx(p, rel=0.03)
+    assert expression.correlation_p(np.array([[r]]), [np.arange(200)], [0])[0] == pytest.approx(p, rel=0.03)
     null = rng.normal(size=(5, 4000)) / np.sqrt(37)  # z scores of folds of 40
-    assert (expression.correlation_p(np.tanh(null), np.full(5, 40.0)) < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+    folds = list(np.arange(200).reshape(5, 40))
+    assert (expression.correlation_p(np.tanh(null), folds, [0] * 5) < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 5])
+def test_repeats_are_no_new_evidence_for_a_gene(repeats: int) -> None:
+    """Null genes, the prediction of a patient the same in each repeat: 5 in 100 have p below 0.05."""
+    rng = np.random.default_rng(repeats)
+    names = [f"g{i}" for i in range(2000)]
+    truth, predicted = rng.normal(size=(2, N, len(names)))
+    columns = {f"truth_{g}": truth[:, k] for k, g in enumerate(names)}
+    columns |= {f"pred_{g}": predicted[:, k] for k, g in enumerate(names)}
+    frame = pd.DataFrame(keys("abmil") | columns)
+    copies = [frame.assign(repeat=k, fold=rng.permutation(FOLD)) for k in range(repeats)]
+    runs = runs_of(pd.concat(copies, ignore_index=True), list(IDS), {})
+    table = expression.evaluate_genes(runs, np.ones((2, N)), 0.95).rows.query("metric == 'pearson' and gene != 'all'")
+    assert (table["p"] < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+    assert (table["q"] < 0.05).sum() <= 2
+
+
+def test_overlapping_folds_are_no_new_evidence_for_a_gene() -> None:
+    rng = np.random.default_rng(0)
+    null = np.tanh(rng.normal(size=(1, 4000)) / np.sqrt(37))
+    one = expression.correlation_p(null, [np.arange(40)], [0])
+    np.testing.assert_allclose(expression.correlation_p(np.repeat(null, 4, 0), [np.arange(40)] * 4, [0] * 4), one)
+    np.testing.assert_allclose(expression.correlation_p(np.repeat(null, 4, 0), [np.arange(40)] * 4, range(4)), one)
+    hole = np.vstack([null, np.full_like(null, np.nan)])  # a gene that is constant in a fold
+    np.testing.assert_allclose(expression.correlation_p(hole, [np.arange(40)] * 2, [0, 0]), one)
+    assert np.isnan(expression.correlation_p(hole[1:], [np.arange(40)], [0])).all()
+    truth, predicted = rng.normal(size=(2, 200, 4000))
+    rows = [rng.choice(200, 30, replace=False) for _ in range(10)]  # Monte Carlo, one prediction a patient
+    runs = [(_centred(truth[r]) * _centred(predicted[r])).mean(0) for r in rows]
+    assert (expression.correlation_p(np.stack(runs), rows, [0] * 10) < 0.05).mean() < 0.09
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(0)) / x.std(0)
+
+
+def test_calibration_of_survival_counts_a_patient_once() -> None:
+    task, predictions, _ = survival({"abmil": 1.0})
+    frame = predictions["abmil"]
+    once = runs_of(frame, list(IDS), {})
+    thrice = runs_of(pd.concat([frame.assign(repeat=k) for k in range(3)]), list(IDS), {})
+    one, three = (survival_curves.calibration("abmil", runs, task.horizons, 0.95) for runs in (once, thrice))
+    assert (three.groupby("horizon_days")["n"].sum() == N).all()
+    pd.testing.assert_frame_equal(one, three)
+    other = pd.concat([frame, frame.assign(repeat=1, surv_365=frame["surv_365"] / 2)])
+    table = survival_curves.calibration("abmil", runs_of(other, list(IDS), {}), [365], 0.95)
+    np.testing.assert_allclose(table["predicted"], 0.75 * one.query("horizon_days == 365")["predicted"])
+
+
+def regression(constant: dict[str, list[int]]) -> tuple:
+    """Models with the same prediction, but constant in some folds; fold 0 is far harder than the others."""
+    rng = np.random.default_rng(5)
+    truth = rng.normal(size=N)
+    said = np.where(FOLD == 0, rng.normal(size=N), truth + 0.3 * rng.normal(size=N))
+    out = {}
+    for model, folds in constant.items():
+        prediction = np.where(np.isin(FOLD, folds), 0.5, said)
+        out[model] = pd.DataFrame(keys(model) | {"truth": truth, "prediction": prediction})
+    task = SimpleNamespace(name="t", kind="regression")
+    return task, out, SimpleNamespace(patient_ids=IDS, classes=[], time=None, event=None)
+
+
+def test_models_are_compared_on_the_runs_where_both_are_defined() -> None:
+    task, predictions, outcome = regression({"abmil": [], "gap": [0], "late": [1, 2, 3, 4]})
+    result = evaluate_task(study(), task, predictions, outcome, splits())
+    table = result.metrics.query("metric == 'pearson'").set_index("model")
+    assert table["estimate"]["gap"] - table["estimate"]["abmil"] > 0.1 and table["undefined"]["gap"] == 1
+    pairs = result.comparison.set_index("model")
+    assert list(pairs.columns).index("runs") == list(pairs.columns).index("n") + 1
+    assert pairs.loc["gap", ["difference", "low", "high", "p", "n", "runs"]].tolist() == [0, 0, 0, 1, N, 4]
+    assert pairs.loc["late", ["difference", "low", "high", "p", "n", "runs"]].tolist() == [0, 0, 0, 1, N, 1]
+    again = evaluate_task(study("gap"), task, predictions, outcome, splits()).comparison.set_index("model")
+    assert again.loc["late", "runs"] == 0 and np.isnan(again.loc["late", ["difference", "p"]].astype(float)).all()
+
+
+def test_genes_are_compared_on_the_runs_where_both_are_defined() -> None:
+    task, predictions, outcome = genes({f"g{i}": 0.5 + 0.1 * i for i in range(6)}, ("abmil", "better"))
+    same, gap = predictions["abmil"], predictions["abmil"].copy()
+    gap.loc[FOLD == 0, [f"pred_g{i}" for i in range(6)]] = 0.1  # constant in fold 0
+    gap["pred_g0"] = 0.1  # and one gene everywhere
+    gap.loc[FOLD == 3, "pred_g1"] = 0.1
+    gap = gap[[*gap.columns[:5], *gap.columns[:4:-1]]]  # genes in another order
+    better = predictions["better"]
+    models = {"abmil": same, "gap": gap, "better": better}
+    result = evaluate_task(study(), task, models, outcome, splits())
+    table = result.metrics.query("metric == 'pearson' and gene == 'all'").set_index("model")["estimate"]
+    pairs = result.comparison.set_index("model")
+    assert abs(table["gap"] - table["abmil"]) > 0.01
+    np.testing.assert_allclose(pairs.loc["gap", ["difference", "low", "high"]].astype(float), 0, atol=1e-6)
+    assert pairs.loc["gap", "runs"] == 4 and pairs.loc["better", "runs"] == FOLDS
+    assert pairs.loc["better", "difference"] == pytest.approx(table["better"] - table["abmil"])
+    draws = pairs.loc["better"]
+    assert draws["low"] < draws["difference"] < draws["high"]
 
 
 def test_repeats_resample_patients_and_pool_to_one_row() -> None:

@@ -206,3 +206,13 @@ def test_lung_subtypes_from_real_bags(tcga_bags: Callable, tmp_path: Path) -> No
     assert area["mean"] == pytest.approx(np.mean(reference), abs=0.01)
     assert area["mean"] == pytest.approx(0.936, abs=0.012)
     assert 0.92 < area["abmil"] < 0.97
+
+
+def test_runs_of_folds_that_are_no_more_are_deleted(tmp_path: Path) -> None:
+    from histostudy.training.stage import _forget
+
+    for name in ("r0f0", "r0f1", "r0f2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "runs.parquet").write_text("")
+    _forget(tmp_path, {"r0f0", "r0f1"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r0f0", "r0f1", "runs.parquet"]

@@ -18,7 +18,7 @@ if STUDY.cohort.simulate is not None:
             mem_mb=4000,
         params:
             study=PLAN.file,
-            settings=PLAN.settings("cohort", "seed"),
+            settings=PLAN.simulation(),
             code=PLAN.code("simulate"),
         shell:
             "histostudy simulate --study {params.study} --workers {threads} > {log} 2>&1"
@@ -117,9 +117,33 @@ if not PRECOMPUTED:
             study=PLAN.file,
             shards=PLAN.n_shards,
             settings=PLAN.settings("features", "tiles"),
+            weights=PLAN.files(STUDY.features.checkpoint),
             code=PLAN.code("embed"),
         shell:
             "histostudy embed --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
+
+
+rule slides_table:
+    input:
+        tables=PLAN.tables,
+        slides=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.slides),
+    output:
+        PLAN.layout.slides_table,
+    log:
+        f"{LOGS}/slides_table.log",
+    benchmark:
+        f"{LOGS}/benchmarks/slides_table.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        study=PLAN.file,
+        shards=PLAN.n_shards,
+        code=PLAN.code("index"),
+    shell:
+        "histostudy index slides --study {params.study} --shards {params.shards} > {log} 2>&1"
 
 
 rule index:
@@ -130,8 +154,7 @@ rule index:
         tiles=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.tiles),
         features=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.features),
     output:
-        slides=PLAN.layout.slides_table,
-        features=PLAN.layout.features_table,
+        PLAN.layout.features_table,
     log:
         f"{LOGS}/index.log",
     benchmark:
@@ -145,6 +168,7 @@ rule index:
         study=PLAN.file,
         shards=PLAN.n_shards,
         settings=PLAN.settings("cohort", "features"),
+        files=PLAN.files(STUDY.features.precomputed),
         code=PLAN.code("index"),
     shell:
-        "histostudy index --study {params.study} --shards {params.shards} > {log} 2>&1"
+        "histostudy index features --study {params.study} --shards {params.shards} > {log} 2>&1"

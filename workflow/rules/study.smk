@@ -41,7 +41,9 @@ rule split:
         mem_mb=2000,
     params:
         study=PLAN.file,
-        settings=PLAN.settings("splits", "seed", "tasks"),
+        settings=PLAN.settings("splits", "seed"),
+        outcomes=PLAN.outcomes(),
+        files=PLAN.files(STUDY.splits.published),
         code=PLAN.code("split"),
     shell:
         "histostudy split --study {params.study} > {log} 2>&1"
@@ -128,6 +130,7 @@ rule figures:
 rule report:
     input:
         tables=PLAN.tables,
+        slides=PLAN.layout.slides_table,
         flow=f"{HOME}/cohort_flow.json",
         table_one=f"{HOME}/table_one.csv",
         leakage=f"{HOME}/leakage.json" if STUDY.tasks else [],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,9 +12,9 @@ import pandas as pd
 from histostudy.errors import StudyError
 from histostudy.evaluation import curves, expression, survival_curves
 from histostudy.evaluation.bootstrap import Floats, bootstrap_weights, interval
-from histostudy.evaluation.comparison import MAIN_METRIC, compare
+from histostudy.evaluation.comparison import MAIN_METRIC, Pair, compare, pair_runs
 from histostudy.evaluation.metrics import classification, regression, survival
-from histostudy.evaluation.metrics.base import Metric, Run, evaluate
+from histostudy.evaluation.metrics.base import Metric, Run, Values, evaluate
 from histostudy.evaluation.runs import check, pool_predictions, runs_of, training_outcomes
 from histostudy.seeds import derive_seed
 
@@ -88,17 +88,16 @@ def evaluate_task(
     train = training_outcomes(outcome, splits)
     patients = once["patient_id"].tolist()
     runs = {model: runs_of(frame, patients, train) for model, frame in predictions.items()}
-    main = MAIN_METRIC[task.kind]
+    references = [m for m in dict.fromkeys([compared.reference, "clinical"]) if m is not None and m in predictions]
     if task.kind == "expression":
-        tables, estimates, resampled = _genes(runs, weights, compared.confidence)
+        tables, pair = _genes(runs, weights, compared.confidence, references)
     else:
-        tables, estimates, resampled = _metrics(task, runs, weights, compared.confidence, outcome)
+        tables, pair = _metrics(task, runs, weights, compared.confidence, outcome)
     metrics = pd.concat(tables, ignore_index=True)
     metrics["task"], metrics["n"], metrics["events"] = task.name, len(once), _events(task, once, outcome)
     wanted = [c for c in METRIC_COLUMNS if c in metrics]
-    references = [m for m in dict.fromkeys([compared.reference, "clinical"]) if m is not None and m in predictions]
     comparison = compare(
-        task.name, main, {m: estimates[m][main] for m in runs}, {m: resampled[m][main] for m in runs}, references,
+        task.name, MAIN_METRIC[task.kind], list(runs), pair, references,
         n=len(once), confidence=compared.confidence, correction=compared.correction,
     )  # fmt: skip
     return Evaluation(metrics[wanted], comparison, _curves(task, runs, weights, compared.confidence, outcome, metrics))
@@ -111,7 +110,8 @@ def classes_of(task: Task, outcome: Outcome) -> classification.Classes:
     return classification.Classes(names, str(positive) if positive is not None else names[-1])
 
 
-Tables = tuple[list[pd.DataFrame], dict[str, dict[str, float]], dict[str, dict[str, Floats]]]
+#: The metrics of each model, and what pairs two models on the main one.
+Tables = tuple[list[pd.DataFrame], Callable[[str, str], Pair]]
 
 
 def _metrics(
@@ -126,14 +126,13 @@ def _metrics(
     else:
         names, facts = regression.METRICS, None
     tables: list[pd.DataFrame] = []
-    estimates: dict[str, dict[str, float]] = {}
-    resampled: dict[str, dict[str, Floats]] = {}
+    main: dict[str, Values] = {}
     for model, parts in runs.items():
-        estimates[model], resampled[model] = {}, {}
         rows = []
         for metric in names:
             values = evaluate(metric, parts, weights, facts)
-            estimates[model][metric.name], resampled[model][metric.name] = values.estimate, values.resampled
+            if metric.name == MAIN_METRIC[task.kind]:
+                main[model] = values
             if values.undefined:
                 logger.warning("%s, %s: %s undefined in %d of %d runs", task.name, model, metric.name,
                                values.undefined, len(parts))  # fmt: skip
@@ -145,20 +144,28 @@ def _metrics(
             row |= {"pooling": metric.pooling, "runs": values.runs, "undefined": values.undefined}
             rows.append(row | {"resamples": len(weights)})
         tables.append(pd.DataFrame(rows))
-    return tables, estimates, resampled
+    return tables, lambda one, other: pair_runs(main[one], main[other])
 
 
-def _genes(runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float) -> Tables:
+def _genes(runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float, references: Sequence[str]) -> Tables:
     tables: list[pd.DataFrame] = []
-    estimates: dict[str, dict[str, float]] = {}
-    resampled: dict[str, dict[str, Floats]] = {}
+    shared: dict[str, dict[str, expression.Shared]] = {}
+    defined = {model: expression.defined_genes(parts) for model, parts in runs.items()}
     for model, parts in runs.items():
-        genes = expression.evaluate_genes(parts, weights, confidence)
+        mine = defined[model]
+        others = [m for m in (runs if model in references else references) if m != model]
+        both = {m: mine & defined[m].reindex(columns=mine.columns, fill_value=False) for m in others}
+        genes = expression.evaluate_genes(
+            parts, weights, confidence, {m: table.to_numpy() for m, table in both.items()}
+        )
         tables.append(genes.rows.assign(model=model))
-        mean = genes.rows[genes.rows["gene"] == expression.ALL].set_index("metric")["estimate"]
-        estimates[model] = {str(name): float(value) for name, value in mean.items()}
-        resampled[model] = genes.resampled
-    return tables, estimates, resampled
+        shared[model] = genes.shared
+
+    def pair(one: str, other: str) -> Pair:
+        mine, theirs = shared[one][other], shared[other][one]
+        return Pair(mine.estimate - theirs.estimate, mine.resampled - theirs.resampled, mine.runs)
+
+    return tables, pair
 
 
 def _events(task: Task, once: pd.DataFrame, outcome: Outcome) -> int | None:

@@ -11,7 +11,7 @@ import pandas as pd
 from histostudy.evaluation.censoring import hazard_ratio, life_table, log_rank
 from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.metrics.survival import outcome
-from histostudy.evaluation.runs import CUTOFF
+from histostudy.evaluation.runs import CUTOFF, pool_predictions
 
 STRATA = ("low risk", "high risk")
 CALIBRATION_GROUPS = 3
@@ -85,12 +85,15 @@ def kaplan_meier(model: str, runs: Sequence[Run], confidence: float) -> pd.DataF
 def calibration(model: str, runs: Sequence[Run], horizons: Sequence[int], confidence: float) -> pd.DataFrame:
     """Predicted against Kaplan-Meier survival at each horizon, in thirds of the prediction.
 
+    A patient tested by several runs is one patient, with the mean of his predictions: a life table of his
+    copies would narrow the interval without another patient.
+
     Returns
     -------
     DataFrame
-        model, horizon_days, bin, predicted, observed, low, high, n, events.
+        model, horizon_days, bin, predicted, observed, low, high, n (patients), events.
     """
-    frame = pd.concat([run.frame for run in runs], ignore_index=True)
+    frame = pool_predictions([run.frame for run in runs])
     time, event, _ = outcome(frame)
     out = []
     for days in horizons:

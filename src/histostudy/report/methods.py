@@ -112,19 +112,32 @@ def _models(study: Mapping[str, Any]) -> str:
         extra = "; ".join(x for x in (options, f"recipe {recipe}" if recipe else "") if x)
         parts.append(f"{name} ({what}{'; ' + extra if extra else ''})")
     text = f"Models: {listed(parts)}."
-    trainings = [m.get("training") or {} for m in (study.get("models") or {}).values()]
+    solved = [n for n, m in (study.get("models") or {}).items() if _is_solved(m)]
+    if solved:
+        text += (
+            f" {listed(solved).capitalize()} was solved exactly over a path of ridge penalties, the inner validation "
+            "part choosing among them."
+        )
+    trainings = [m.get("training") or {} for m in (study.get("models") or {}).values() if not _is_solved(m)]
     if trainings and all(t == trainings[0] for t in trainings) and "lr" in trainings[0]:
         t = trainings[0]
         text += (
-            f" All were trained with AdamW (learning rate {t['lr']:g}, weight decay {t.get('weight_decay', 0):g}, "
-            f"{t.get('batch_size')} patients a step) for at most {t.get('epochs')} epochs, stopped after "
-            f"{t.get('patience')} without a better loss on the inner validation part."
+            f" {'The others' if solved else 'All'} were trained with AdamW (learning rate {t['lr']:g}, weight decay "
+            f"{t.get('weight_decay', 0):g}, at most {t.get('batch_size')} patients a step) for at most "
+            f"{t.get('epochs')} epochs, stopped after {t.get('patience')} without a better loss on the inner "
+            "validation part, of whose epochs the best was kept."
         )
     controls = ["a model without input (the training part's mean or majority)"]
     if any(task.get("adjust") for task in study.get("tasks") or []):
         covariates = sorted({c for task in study["tasks"] for c in task.get("adjust") or []})
         controls.append(f"the clinical covariates alone ({listed(covariates)})")
     return text + f" Controls: {listed(controls)}."
+
+
+def _is_solved(model: Mapping[str, Any]) -> bool:
+    """Whether a model is the linear one on the mean, which needs no steps."""
+    linear = model.get("aggregator") == "mean" and not (model.get("options") or {}).get("hidden")
+    return linear and not model.get("recipe")
 
 
 def _statistics(study: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from histostudy.codeversion import code_version
 from histostudy.errors import BadSlideError
 from histostudy.files import digest_of
-from histostudy.stages import run_shard
+from histostudy.stages import as_written, run_shard
 from histostudy.tiles.lattice import Lattice
 from histostudy.tiles.store import TileSet, write_tiles
 from histostudy.tissue.geojson import rasterise, read_geojson
@@ -118,7 +118,7 @@ def tile_slides(
         laid = lay_tiles(
             slide_id,
             lattice,
-            tissue_dir / row["tissue_file"],
+            as_written(tissue_dir / row["tissue_file"], row["tissue_sha256"]),
             min_tissue=tiles.min_tissue,
             identity=digest_of(identity_of(row)),
         )

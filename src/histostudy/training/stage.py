@@ -86,6 +86,7 @@ def train_model(
     trainer = _Trainer(study, task, model, bags, outcome, threads)
     runs = []
     groups = list(splits.groupby(["repeat", "fold"], sort=True))
+    _forget(Path(out_dir), {f"r{repeat}f{fold}" for (repeat, fold), _ in groups})
     for (repeat, fold), rows in progress(groups, f"{task} {model}", total=len(groups)):
         parts = {part: sorted(rows.loc[rows["part"] == part, "patient_id"]) for part in ("train", "val", "test")}
         folder = Path(out_dir) / f"r{repeat}f{fold}"
@@ -171,7 +172,7 @@ def _context(study: Study, task: str, model: str, bags: Bags | None, outcome: Ou
     context: dict[str, Any] = {
         "code": code_version(__name__),
         "seed": study.seed,
-        "task": outcome.task.model_dump(mode="json", exclude={"table"}),
+        "task": outcome.task.model_dump(mode="json", exclude={"table", "adjust"}),
         "model": model if control else [model, study.models[model].model_dump(mode="json")],
         "outcome": _digest(outcome.patient_ids, outcome.y, outcome.time, outcome.event, outcome.classes,
                            outcome.genes),
@@ -185,6 +186,15 @@ def _context(study: Study, task: str, model: str, bags: Bags | None, outcome: Ou
         adjust = outcome.adjust
         context["adjust"] = _digest(adjust.index, *(adjust[c].astype(str) for c in adjust))
     return context
+
+
+def _forget(out_dir: Path, runs: set[str]) -> None:
+    """Delete runs of folds that the study no longer has: nothing may pool them with today's."""
+    import shutil
+
+    for folder in out_dir.glob("r*f*"):
+        if folder.is_dir() and folder.name not in runs:
+            shutil.rmtree(folder)
 
 
 def _digest(*parts: Any) -> str:

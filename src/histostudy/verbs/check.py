@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from histostudy.errors import ConfigError, StudyError
-from histostudy.files import digest_of, read_json, write_json
+from histostudy.files import digest_of, listing, read_json, write_json
 from histostudy.layout import Layout
 from histostudy.study import Study, resolve
 
@@ -28,8 +28,9 @@ def check_in_another_process(study: Study, layout: Layout, code: str) -> None:
     ConfigError
         With the one line that the check printed.
     """
-    note = layout.home / "checked.json"
-    seen = {"digest": digest_of([resolve(study), code, _listing(study)])}
+    folder = study.features.precomputed
+    note = layout.home / ".plans" / "checked.json"
+    seen = {"digest": digest_of([resolve(study), code, [] if folder is None else listing(folder)])}
     if note.exists() and read_json(note) == seen:
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -43,14 +44,6 @@ def check_in_another_process(study: Study, layout: Layout, code: str) -> None:
     if done.returncode:
         raise RuntimeError(f"the check of the study failed:\n{done.stderr}")
     write_json(note, seen)
-
-
-def _listing(study: Study) -> list[list[str | int]]:
-    """Names, sizes and times of precomputed features."""
-    if study.features.precomputed is None:
-        return []
-    files = sorted(path for path in study.features.precomputed.rglob("*") if path.is_file())
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def check_study(study: Study, layout: Layout) -> None:
@@ -89,5 +82,5 @@ def _check_features(study: Study, layout: Layout) -> None:
     from histostudy.verbs.tables import slides_of
 
     folder = study.features.precomputed
-    if folder is not None and sum(size for _, size, _ in _listing(study)) <= READ_AT_ONCE_BYTES:  # type: ignore[misc]
+    if folder is not None and sum(int(size) for _, size, _ in listing(folder)) <= READ_AT_ONCE_BYTES:
         index_precomputed(slides_of(study, layout), study.features)

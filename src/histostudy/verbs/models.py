@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from histostudy.errors import ConfigError
 from histostudy.files import frame_to_json, write_json, write_table
+from histostudy.log import progress
+from histostudy.stages import as_written
 from histostudy.study import CONTROLS
 from histostudy.verbs.tables import Tables, load_tables
 
@@ -30,13 +32,17 @@ def load_bags(tables: Tables) -> Bags:
     """The features of every patient of a study, slides in the order of their ids."""
     from histostudy.features.bags import Bags
 
-    good = tables.good
-    folder = tables.layout.features
-    column = "path" if "path" in good else "file"
-    paths = {
-        s: folder / f if column == "file" else Path(f) for s, f in zip(good["slide_id"], good[column], strict=True)
-    }
-    return Bags.load(paths, dict(zip(good["slide_id"], good["patient_id"], strict=True)))
+    good = tables.good.set_index("slide_id")
+    patients = good["patient_id"].to_dict()
+    features = tables.study.features
+    if features.precomputed is None:
+        paths = {slide: tables.layout.features / name for slide, name in good["file"].items()}
+    else:
+        paths = {slide: Path(path) for slide, path in good["path"].items()}
+    for slide, path in progress(paths.items(), "checking features", total=len(paths)):
+        as_written(path, good.loc[slide, "sha256"])
+    scales = tables.cohort.slides.set_index("slide_id")["mpp"].dropna().to_dict()
+    return Bags.load(paths, patients, layout="auto" if features.precomputed is None else features.layout, mpp=scales)
 
 
 def train_model_of_study(study_file: Path, task: str, model: str) -> None:

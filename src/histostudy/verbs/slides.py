@@ -101,19 +101,40 @@ def device_of(features: Features) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def join_indexes(study_file: Path, shards: int) -> None:
-    """Join the shards into the cohort's slide table and the index of its features.
+def join_slides(study_file: Path, shards: int) -> None:
+    """Join the shards of the slides into the cohort's slide table; other tools' features have the table alone."""
+    study, layout = _open(study_file)
+    if study.features.precomputed is None:
+        slides = _whole(layout, layout.slides, shards)
+    else:
+        from histostudy.verbs.tables import slides_of
+
+        slides = slides_of(study, layout)[["slide_id", "patient_id", "mpp"]]
+        slides = slides.assign(mpp_source=slides["mpp"].notna().map({True: "table", False: ""}))
+        slides = slides.assign(status="ok", reason="", detail="")
+    write_table(layout.slides_table, slides.sort_values("slide_id", ignore_index=True))
+
+
+def join_features(study_file: Path, shards: int) -> None:
+    """Join the shards of all stages into the index of a study's features.
 
     Raises
     ------
     StudyError
         If more than `cohort.max_failed` of the slides failed, naming the commonest reason.
     """
+    from histostudy.verbs.tables import slides_of
+
     study, layout = _open(study_file)
+    wanted = slides_of(study, layout)[["slide_id", "patient_id"]]
     if study.features.precomputed is not None:
-        slides, features = _precomputed(study, layout)
+        from histostudy.features.stage import index_precomputed
+
+        features = index_precomputed(wanted, study.features).merge(wanted, on="slide_id", validate="one_to_one")
     else:
-        slides, features = _computed(layout, shards)
+        features = _computed(layout, shards)
+        # a shard that lost its last slide leaves its index behind
+        features = features[features["slide_id"].isin(wanted["slide_id"])]
     features = features.sort_values("slide_id", ignore_index=True)
     failed = features[features["status"] == "failed"]
     if len(failed) > study.cohort.max_failed * len(features):
@@ -124,33 +145,22 @@ def join_indexes(study_file: Path, shards: int) -> None:
             where=layout.slides_csv,
             todo="mend or exclude them, or raise cohort.max_failed",
         )
-    write_table(layout.slides_table, slides.sort_values("slide_id", ignore_index=True))
     write_table(layout.features_table, features)
 
 
-def _precomputed(study: Study, layout: Layout) -> tuple[pd.DataFrame, pd.DataFrame]:
-    from histostudy.features.stage import index_precomputed
-    from histostudy.verbs.tables import slides_of
-
-    slides = slides_of(study, layout)
-    features = index_precomputed(slides, study.features)
-    features = features.merge(slides[["slide_id", "patient_id"]], on="slide_id", validate="one_to_one")
-    slides = slides[["slide_id", "patient_id", "mpp"]].merge(features[["slide_id", "status", "reason", "detail"]])
-    slides["mpp_source"] = slides["mpp"].notna().map({True: "table", False: ""})
-    return slides, features
-
-
-def _computed(layout: Layout, shards: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The slide table, and one row a slide with the facts and the first failure of its stages."""
+def _whole(layout: Layout, folder: Path, shards: int) -> pd.DataFrame:
+    """A stage's index over all shards."""
     import pandas as pd
 
-    def whole(folder: Path) -> pd.DataFrame:
-        found = (_index(layout.shard(folder, i)) for i in range(shards))
-        return pd.concat([part for part in found if part is not None], ignore_index=True)
+    found = (_index(layout.shard(folder, i)) for i in range(shards))
+    return pd.concat([part for part in found if part is not None], ignore_index=True)
 
-    slides = whole(layout.slides)
-    stages = {"tissue": whole(layout.tissue), "tiles": whole(layout.tiles)}
-    features = whole(layout.features)
+
+def _computed(layout: Layout, shards: int) -> pd.DataFrame:
+    """One row a slide with the facts and the first failure of its stages."""
+    slides = _whole(layout, layout.slides, shards)
+    stages = {"tissue": _whole(layout, layout.tissue, shards), "tiles": _whole(layout, layout.tiles, shards)}
+    features = _whole(layout, layout.features, shards)
     joined = slides[["slide_id", "patient_id", *[c for c in FACTS["slides"] if c in slides]]]
     for name, stage in stages.items():
         joined = joined.merge(stage[["slide_id", *[c for c in FACTS[name] if c in stage]]], on="slide_id", how="left")
@@ -161,4 +171,4 @@ def _computed(layout: Layout, shards: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         hit = joined["slide_id"].isin(bad.index)
         for column in ("status", "reason", "detail"):
             joined.loc[hit, column] = joined.loc[hit, "slide_id"].map(bad[column])
-    return slides, joined
+    return joined

@@ -12,7 +12,7 @@ from histostudy.cohort.tables import ROW, Cohort, read_cohort
 from histostudy.errors import TableError, at
 from histostudy.files import write_json, write_table
 from histostudy.layout import Layout
-from histostudy.splits.folds import check_size
+from histostudy.splits.folds import make_splits
 from histostudy.study import Study, load_study
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def check_tables(study: Study, layout: Layout) -> pd.DataFrame:
     """
     cohort = read(study, layout)
     outcomes = [outcome_of(task, cohort.patients, cohort.source) for task in study.tasks]
-    if study.tasks and study.splits.published is None:
-        check_size(len(cohort.patients), outcomes, study.splits.folds)
+    if study.tasks:
+        make_splits(cohort.patients, outcomes, study.splits, study.seed, slides=cohort.slides)
     if study.features.precomputed is None:
         for row in cohort.slides.to_dict("records"):
             if not row["path"] or not Path(row["path"]).exists():
@@ -99,6 +99,7 @@ def load_tables(study_file: Path) -> Tables:
     layout = Layout(study)
     cohort = read(study, layout)
     features = pd.read_parquet(layout.features_table)
+    features = features[features["slide_id"].isin(cohort.slides["slide_id"])].reset_index(drop=True)
     cohort.flow.index("slides with features", features, REASONS)
     kept = set(features.loc[features["status"] == "ok", "patient_id"])
     patients = cohort.patients[cohort.patients["patient_id"].isin(kept)].reset_index(drop=True)
@@ -121,7 +122,6 @@ def summarise(study_file: Path) -> None:
 def split_study(study_file: Path) -> None:
     """Draw or read the folds, audit them, and write both."""
     from histostudy.splits.audit import audit
-    from histostudy.splits.folds import make_splits
 
     tables = load_tables(study_file)
     outcomes = list(tables.outcomes.values())

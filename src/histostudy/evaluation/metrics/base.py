@@ -70,12 +70,24 @@ class Metric:
 
 @dataclass(frozen=True)
 class Values:
-    """A metric on the cohort and on each resample, and the number of runs it is defined in."""
+    """A metric on the cohort and on each resample, and the number of runs it is defined in.
+
+    Attributes
+    ----------
+    estimate : float
+    resampled : ndarray, shape (B,)
+    runs, undefined : int
+        Runs it is defined in, and the others.
+    each, draws : ndarray, shape (runs,) and (runs, B), optional
+        Of a fold mean: its value in each run, and on each resample there; NaN where undefined.
+    """
 
     estimate: float
     resampled: Floats
     runs: int
     undefined: int
+    each: Floats | None = None
+    draws: Floats | None = None
 
 
 def evaluate(metric: Metric, runs: Sequence[Run], weights: Floats, facts: Any) -> Values:
@@ -104,14 +116,11 @@ def evaluate(metric: Metric, runs: Sequence[Run], weights: Floats, facts: Any) -
         take = metric.prepare(frame, pd.concat([run.train for run in runs], ignore_index=True), facts)
         estimate = float(take(np.ones((1, rows.size)))[0])
         return Values(estimate, take(weights[:, rows]), len(runs), 0)
-    estimates, resampled = [], []
-    for run in runs:
+    each, draws = np.full(len(runs), np.nan), np.full((len(runs), weights.shape[0]), np.nan)
+    for number, run in enumerate(runs):
         take = metric.prepare(run.frame, run.train, facts)
-        value = float(take(np.ones((1, run.rows.size)))[0])
-        if np.isfinite(value):
-            estimates.append(value)
-            resampled.append(take(weights[:, run.rows]))
-    missing = len(runs) - len(estimates)
-    if not estimates:
-        return Values(float("nan"), np.full(weights.shape[0], np.nan), 0, missing)
-    return Values(float(np.mean(estimates)), nanmean(np.stack(resampled), 0), len(estimates), missing)
+        each[number] = take(np.ones((1, run.rows.size)))[0]
+        if np.isfinite(each[number]):
+            draws[number] = take(weights[:, run.rows])
+    defined = int(np.isfinite(each).sum())
+    return Values(float(nanmean(each, 0)), nanmean(draws, 0), defined, len(runs) - defined, each, draws)
