@@ -107,17 +107,18 @@ def correlation_p(correlations: Floats, rows: Sequence[NDArray[np.integer]], rep
 
 
 def _share(good: NDArray[np.bool_], rows: Sequence[NDArray[np.integer]]) -> Floats:
-    """Unique patients over rows of one repeat's runs, of each gene over the runs where it is defined.
+    """Effective patients over rows of one repeat's runs, of each gene over the runs where it is defined.
 
-    One where folds do not overlap. Where some patients are tested more often than others it is a little
-    generous: at worst, with the same prediction in each fold, about 7 of 100 null genes have p below 0.05.
+    Kish's effective number, (sum c)^2 / sum c^2 for patients tested c times: one where folds do not overlap, and
+    right for the worst case, the same prediction of a patient in each fold.
     """
     patterns, which = np.unique(good, axis=1, return_inverse=True)
     share = np.ones(patterns.shape[1])
     for number, pattern in enumerate(patterns.T):
         if pattern.any():
             tested = np.concatenate([r for r, ok in zip(rows, pattern, strict=True) if ok])
-            share[number] = np.unique(tested).size / tested.size
+            times = np.unique(tested, return_counts=True)[1]
+            share[number] = times.sum() / (times**2).sum()
     return share[which.reshape(-1)]
 
 
