@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from histostudy.cohort.outcomes import Outcome, outcome_of
-from histostudy.errors import SplitError
+from histostudy.errors import SplitError, TableError
 from histostudy.splits.audit import audit
 from histostudy.splits.folds import make_splits
 from histostudy.splits.groups import deal_groups, group_cost
@@ -44,6 +44,7 @@ def parts(splits: pd.DataFrame) -> dict[tuple[int, int], dict[str, set[str]]]:
 
 
 @settings(max_examples=50, deadline=None)
+@example(n=41, folds=4, repeats=1, classes=4, stratify=True, inner=0.2, seed=255)
 @given(
     n=st.integers(12, 80), folds=st.integers(2, 6), repeats=st.integers(1, 2), classes=st.integers(2, 4),
     stratify=st.booleans(), inner=st.sampled_from([0.05, 0.2, 0.4]), seed=st.integers(0, 10_000),
@@ -51,7 +52,10 @@ def parts(splits: pd.DataFrame) -> dict[tuple[int, int], dict[str, set[str]]]:
 def test_every_patient_is_tested_once_and_on_one_side(
     n: int, folds: int, repeats: int, classes: int, stratify: bool, inner: float, seed: int
 ) -> None:
-    patients, outcomes = make(n, seed, classes=classes)
+    try:
+        patients, outcomes = make(n, seed, classes=classes)
+    except TableError:  # few patients can all fall into one class
+        assume(False)
     assume(all((outcomes[0].y == k).sum() >= 2 for k in range(len(outcomes[0].classes))))
     settings_ = Splits(folds=folds, repeats=repeats, stratify=stratify, inner=inner)
     splits = make_splits(patients, outcomes, settings_, seed)

@@ -113,13 +113,32 @@ def deal(labels: np.ndarray, shares: Sequence[float], rng: np.random.Generator) 
     while True:
         counts = left.sum(axis=0)
         if not counts.any():
-            return part
+            return _even(labels, part, wanted, order)
         stratum = min(np.flatnonzero(counts), key=lambda s: counts[s])
         for i in order[left[order, stratum]]:
             best = np.lexsort((tie, -np.round(wanted[:, strata - 1], 6), -np.round(wanted[:, stratum], 6)))[0]
             part[i] = best
             wanted[best, labels[i]] -= 1
         left[part >= 0] = False
+
+
+def _even(labels: np.ndarray, part: np.ndarray, wanted: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Move patients until every part as a whole is within one of its share.
+
+    Each stratum is rounded by itself, and with shares that are not equal the roundings add up. Who moves is the
+    patient whose strata the receiving part lacks most, so that no stratum is pushed past one of its share.
+    """
+    while True:
+        missing = wanted[:, -1]
+        taker, giver = int(missing.argmax()), int(missing.argmin())
+        if max(missing[taker], -missing[giver]) <= 1 + 1e-9:
+            return part
+        candidates = order[part[order] == giver]
+        lacking = labels[candidates] @ (wanted[taker] - wanted[giver])
+        mover = candidates[int(np.round(lacking, 6).argmax())]
+        part[mover] = taker
+        wanted[giver, labels[mover]] += 1
+        wanted[taker, labels[mover]] -= 1
 
 
 def balance(labels: np.ndarray, part: np.ndarray, parts: int) -> np.ndarray:
