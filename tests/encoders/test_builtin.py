@@ -152,3 +152,15 @@ def test_no_nuclei_gives_zeros():
 def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match="uint8"):
         Builtin(MPP).encode(np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_the_same_tile_gives_the_same_bytes_wherever_in_memory_it_lies() -> None:
+    encoder = Builtin(0.5)
+    tile = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    seen = set()
+    for offset in range(0, 64, 3):
+        room = np.empty(tile.size + 64, np.uint8)
+        there = room[offset : offset + tile.size].reshape(1, *tile.shape)
+        there[0] = tile
+        seen.add(encoder.encode(there).tobytes())
+    assert len(seen) == 1

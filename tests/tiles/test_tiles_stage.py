@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from histostudy.errors import BadSlideError, FeatureError
+from histostudy.files import sha256
 from histostudy.study import Tiles
 from histostudy.tiles.lattice import Lattice
 from histostudy.tiles.stage import lay_tiles, tile_slides
@@ -126,7 +127,7 @@ def test_stage(tmp_path: Path) -> None:
             "slide_id": ["a", "b", "c"],
             "status": ["ok", "ok", "failed"],
             "file": ["a.geojson", "a.geojson", ""],
-            "sha256": ["1", "1", ""],
+            "sha256": [sha256(tissue_dir / "a.geojson")] * 2 + [""],
         }
     )
     tiles = Tiles(mpp=0.5, size=112)

@@ -1,4 +1,4 @@
-"""The default study, small: what was planted is found, what was not is not, and only what changed runs again."""
+"""The default study: what was planted is found, what was not is not, and only what changed runs again."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.workflow
 
 
 def _study(folder: Path, **changes: object) -> Path:
-    """The default study with fewer patients and resamples."""
+    """The default study with fewer resamples."""
     study = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    study["cohort"] = {"name": "simulated", "simulate": {"patients": 60}, "shard_size": 16}
+    study["cohort"] = {"name": "simulated", "simulate": {"patients": 80}, "shard_size": 32}
     study["compare"] = {"reference": "abmil", "resamples": 500}
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(study | changes, sort_keys=False))
@@ -45,7 +45,7 @@ def home(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> Path
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     before = {p: p.stat().st_mtime_ns for p in features.glob("*.h5")}
-    assert 5 <= len(before) < 60
+    assert 5 <= len(before) < 80
     snakemake(study, folder, "--unlock")
     snakemake(study, folder)
     again = [p.name for p, written in before.items() if p.stat().st_mtime_ns != written]

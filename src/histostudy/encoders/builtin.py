@@ -145,4 +145,5 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     scale = float(std_a[0, 0] * std_b[0, 0])
     if scale < 1e-8:
         return 0.0
-    return float((a.ravel() @ b.ravel()) / a.size - mean_a[0, 0] * mean_b[0, 0]) / scale
+    # a BLAS product would depend on the number of threads
+    return float(np.multiply(a, b, dtype=np.float64).mean() - mean_a[0, 0] * mean_b[0, 0]) / scale

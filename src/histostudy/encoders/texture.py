@@ -24,7 +24,8 @@ def edges(grey: np.ndarray) -> list[float]:
     for image in (grey, small):
         dx = cv2.Sobel(image, cv2.CV_32F, 1, 0, scale=1 / 8)
         dy = cv2.Sobel(image, cv2.CV_32F, 0, 1, scale=1 / 8)
-        mean, std = cv2.meanStdDev(cv2.magnitude(dx, dy))
+        # cv2.magnitude rounds by where in memory its input lies, so the same tile could differ in the last digit
+        mean, std = cv2.meanStdDev(np.sqrt(dx * dx + dy * dy))
         out += [float(mean[0, 0]), float(std[0, 0])]
     _, std = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     return [*out, float(std[0, 0])]
