@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 MPP, TILE = 0.5, 224
@@ -39,7 +40,7 @@ def draw(path: Path, side: int) -> None:
         cv2.ellipse(block, (int(x), int(y)), axes, float(rng.uniform(0, 180)), 0, 360, (98, 62, 142), -1, cv2.LINE_AA)
     block = np.clip(block + rng.normal(0, 6, block.shape), 0, 255).astype(np.uint8)
 
-    def stored(width: int, shrink: int):
+    def stored(width: int, shrink: int) -> Iterator[np.ndarray]:
         image = cv2.resize(block, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
         n = len(image)
         for y in range(0, width, 256):
@@ -77,9 +78,9 @@ def prepare(path: Path, out: Path) -> dict[str, float]:
     rows = pd.DataFrame([{"slide_id": "s", "patient_id": "p", "path": str(path)}])
     slides = inspect_slides(rows, out / "slides")
     clock.append(time.perf_counter())
-    tissue = segment_slides(slides, Tissue(), out / "tissue", None)
+    tissue = segment_slides(slides, Tissue(), out / "tissue")
     clock.append(time.perf_counter())
-    tiled = tile_slides(slides, tissue, out / "tissue", Tiles(mpp=MPP, size=TILE), out / "tiles", None)
+    tiled = tile_slides(slides, tissue, out / "tissue", Tiles(mpp=MPP, size=TILE), out / "tiles")
     clock.append(time.perf_counter())
     if not (tiled.status == "ok").all() or not len(tiled):
         raise SystemExit(f"the slide failed:\n{slides}\n{tissue}\n{tiled}")
