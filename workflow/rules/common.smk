@@ -60,6 +60,12 @@ def model_settings(wildcards):
     return PLAN.model_settings(wildcards.task, wildcards.model)
 
 
+def gpus_of_model(wildcards):
+    """One for a model whose study asks for CUDA by name; `auto` takes what the machine has."""
+    model = STUDY.models.get(wildcards.model)
+    return int(model is not None and model.training.device == "cuda")
+
+
 def runs_of_task(wildcards):
     """Indexes of the runs of all models on a task."""
     return [f"{HOME}/runs/{wildcards.task}/{m}/runs.parquet" for m in STUDY.model_names(wildcards.task)]

@@ -66,6 +66,7 @@ rule train:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        gpu=gpus_of_model,
     params:
         study=PLAN.file,
         settings=model_settings,
