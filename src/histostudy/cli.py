@@ -30,6 +30,8 @@ Out = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.
 SlideMpp = Annotated[
     float | None, typer.Option("--slide-mpp", help="The slide's um/px, if it has none or a wrong one.")
 ]
+TileMpp = Annotated[float, typer.Option("--mpp", help="um/px of the tiles.")]
+TileSize = Annotated[int, typer.Option("--size", help="Side of a tile, px.")]
 Method = Annotated[str, typer.Option(help="Tissue method.")]
 
 
@@ -135,8 +137,8 @@ def tissue(
 def tiles(
     slide: SlideArg = None,
     output: Out = None,
-    mpp: Annotated[float, typer.Option(help="um/px of the tiles.")] = 0.5,
-    size: Annotated[int, typer.Option(help="Side of a tile, px.")] = 224,
+    mpp: TileMpp = 0.5,
+    size: TileSize = 224,
     overlap: Annotated[int, typer.Option(help="Overlap, px.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Smallest share of tissue.")] = 0.5,
     method: Method = "otsu",
@@ -163,8 +165,8 @@ def embed(
     output: Out = None,
     encoder: Annotated[str, typer.Option(help="Encoder.")] = "builtin",
     checkpoint: Annotated[Path | None, typer.Option(help="Local weights.", show_default=False)] = None,
-    mpp: Annotated[float, typer.Option(help="um/px of the tiles.")] = 0.5,
-    size: Annotated[int, typer.Option(help="Side of a tile, px.")] = 224,
+    mpp: TileMpp = 0.5,
+    size: TileSize = 224,
     method: Method = "otsu",
     slide_mpp: SlideMpp = None,
     allow_mpp_mismatch: Annotated[bool, typer.Option(help="Run the encoder off its scale.")] = False,

@@ -124,13 +124,11 @@ class Layout:
             If another study of the cohort made the same folder with other settings.
         """
         study = self.study
-        shared = {self.tissue: study.tissue.model_dump(mode="json")}
+        # the batch is how, not what
+        shared = {self.features: study.features.model_dump(mode="json", exclude={"batch_size"})}
         if study.features.precomputed is None:
+            shared[self.tissue] = study.tissue.model_dump(mode="json")
             shared[self.tiles] = study.tiles.model_dump(mode="json") | {"tissue": study.tissue.method}
-            # the batch is how, not what
-            shared[self.features] = study.features.model_dump(mode="json", exclude={"batch_size"})
-        else:
-            shared = {self.features: study.features.model_dump(mode="json")}
         todo = []
         for folder, settings in shared.items():
             note, mine = folder / "made_for.json", {"settings": digest_of(settings), "study": study.study}

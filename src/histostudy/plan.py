@@ -50,6 +50,8 @@ class Plan:
         Its paths.
     shards : dict
         Shard number to a digest of all that its slides are: ids, paths, given scales, sizes, times.
+    n_shards : int
+        Number of shards, those without a slide among them.
     """
 
     study: Study
@@ -127,7 +129,9 @@ class Plan:
         return [str(path) for path in dict.fromkeys(paths) if path is not None]
 
 
-def make_plan(config: Mapping[str, Any], source: str | Path | None = None, root: Path = RESULTS) -> Plan:
+def make_plan(
+    config: Mapping[str, Any], source: str | Path | None = None, root: Path = RESULTS, *, check: bool = True
+) -> Plan:
     """Validate a study and its tables, and lay it out.
 
     Parameters
@@ -138,6 +142,8 @@ def make_plan(config: Mapping[str, Any], source: str | Path | None = None, root:
         The study file.
     root : Path
         The results folder.
+    check : bool
+        Check outcomes, folds and slide files too; a cluster's jobs plan again what has been checked.
 
     Raises
     ------
@@ -150,7 +156,7 @@ def make_plan(config: Mapping[str, Any], source: str | Path | None = None, root:
         for task in study.tasks:
             if isinstance(task, Expression):
                 task.table = layout.source / task.table.name
-    rows = _slide_rows(study, layout)
+    rows = _slide_rows(study, layout, check)
     n_shards = shard_count(len(rows), study.cohort.shard_size)
     members: dict[int, list[Any]] = {}
     for slide_id, facts in sorted(rows.items()):
@@ -165,7 +171,7 @@ def use_this_environment() -> None:
     os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
 
 
-def _slide_rows(study: Study, layout: Layout) -> dict[str, Any]:
+def _slide_rows(study: Study, layout: Layout, check: bool) -> dict[str, Any]:
     """Slides of the study with what their shard's digest is made of."""
     if study.cohort.simulate is not None:
         from histostudy.simulate.cohort import plan as plan_cohort
@@ -174,9 +180,9 @@ def _slide_rows(study: Study, layout: Layout) -> dict[str, Any]:
         code = code_version(*STAGES["simulate"])
         recipe = digest_of([study.cohort.simulate.model_dump(mode="json"), study.seed, code])
         return dict.fromkeys(drawn.slide_ids, recipe)
-    from histostudy.verbs.tables import check_tables
+    from histostudy.verbs.tables import check_tables, slides_of
 
-    slides = check_tables(study, layout)
+    slides = (check_tables if check else slides_of)(study, layout)
     rows = {}
     for row in slides.to_dict("records"):
         facts: dict[str, Any] = {"mpp": row.get("mpp"), "patient": row["patient_id"]}

@@ -296,8 +296,14 @@ def checked(section: type[S], **values: Any) -> S:
         raise ConfigError(_one_line(error), where=section.__name__.lower()) from None
 
 
-def load_study(path: str | Path) -> Study:
-    """Read and validate a study file (see `parse_study`)."""
+def read_study_file(path: str | Path) -> dict[str, Any]:
+    """What a study file says, not yet validated.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, or it is not YAML of keys and values.
+    """
     import yaml
 
     path = Path(path)
@@ -310,7 +316,12 @@ def load_study(path: str | Path) -> Study:
         raise ConfigError(f"not YAML: {line}", where=path, todo="mend the file") from None
     if not isinstance(config, dict):
         raise ConfigError("not a study file: expected keys and values", where=path, todo="see the README")
-    return parse_study(config, source=path)
+    return config
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and validate a study file (see `parse_study`)."""
+    return parse_study(read_study_file(path), source=path)
 
 
 def resolve(study: Study) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 import sys
 from pathlib import Path
 
-import yaml
-
 from histostudy.errors import StudyError
 from histostudy.plan import make_plan, use_this_environment
+from histostudy.study import read_study_file
 
 
 def plan_study():
@@ -16,9 +15,9 @@ def plan_study():
         folder for folder in (Path(workflow.basedir), Path(workflow.basedir).parent) if (folder / "config").is_dir()
     )
     source = Path(files[-1]) if files else home / "config" / "config.yaml"
-    overrides = dict(config) if files else {**yaml.safe_load(source.read_text()), **config}
     try:
-        plan = make_plan(overrides, source)
+        overrides = dict(config) if files else {**read_study_file(source), **config}
+        plan = make_plan(overrides, source, check=workflow.is_main_process)
         if workflow.is_main_process:
             plan.write()
     except StudyError as error:

@@ -139,8 +139,3 @@ def _even(labels: np.ndarray, part: np.ndarray, wanted: np.ndarray, order: np.nd
         part[mover] = taker
         wanted[giver, labels[mover]] += 1
         wanted[taker, labels[mover]] -= 1
-
-
-def balance(labels: np.ndarray, part: np.ndarray, parts: int) -> np.ndarray:
-    """Patients of each stratum in each part, (parts, strata)."""
-    return np.array([labels[part == k].sum(axis=0) for k in range(parts)])

@@ -56,14 +56,11 @@ def _device() -> tuple[bool, str]:
 
 
 def _study(path: Path) -> list[tuple[bool, str]]:
-    import yaml
-
     from histostudy.plan import make_plan
-    from histostudy.study import load_study
+    from histostudy.study import read_study_file
 
     try:
-        load_study(path)
-        plan = make_plan(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+        plan = make_plan(read_study_file(path), path)
     except StudyError as error:
         return [(False, str(error))]
     study = plan.study

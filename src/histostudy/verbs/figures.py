@@ -215,7 +215,7 @@ class _Artist:
         """For the test patients of highest and lowest prediction: a slide and its tiles' attention."""
         import pandas as pd
 
-        from histostudy.training.attention import attend
+        from histostudy.training.attention import attention_of
 
         if task in self._looked:
             return self._looked[task]
@@ -229,20 +229,16 @@ class _Artist:
         looked = {}
         for which, row in (("high", order.iloc[-1]), ("low", order.iloc[0])):
             patient = str(row["patient_id"])
-            slide = self.bags.slides(patient)[0]
-            attention = attend(run / "weights.safetensors", self.bags.bag(patient))
-            of_slide = self.bags.slide_index[self._rows(patient)] == self.bags.slide_ids.index(slide)
+            slide = self.bags.slides(patient)[0]  # whose tiles are the first rows of the bag
+            rows = self.bags.slide_rows(slide)
+            attention = attention_of(run, self.bags, patient)[: rows.stop - rows.start]
             looked[which] = {
                 "slide": slide,
-                "attention": attention[of_slide],
+                "attention": attention,
                 "says": f"{model}, fold {first['fold']}: {score.name} {row['score']:.2f}",
             }
         self._looked[task] = looked
         return looked
-
-    def _rows(self, patient: str) -> slice:
-        at = self.bags.patient_ids.index(patient)
-        return slice(int(self.bags.offsets[at]), int(self.bags.offsets[at + 1]))
 
     def _score(self, task: str, predictions: pd.DataFrame) -> pd.Series:
         """What a task's model predicts, as one number a patient, named for the reader."""
