@@ -19,7 +19,7 @@ from histostudy.layout import Layout, shard_count, shard_of
 from histostudy.registry import Registry
 from histostudy.seeds import derive_seed
 from histostudy.stages import run_shard
-from histostudy.study import parse_study
+from histostudy.studyfile import parse_study
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from histostudy.errors import ConfigError
-from histostudy.study import json_schema, load_study, parse_study, resolve
+from histostudy.studyfile import json_schema, load_study, parse_study, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = {"name": "subtype", "kind": "classification", "target": "subtype"}
@@ -23,7 +23,7 @@ def test_every_default_is_written_out_and_reads_back_the_same() -> None:
     study = parse_study(config(tasks=[TASK], models={"abmil": {"aggregator": "abmil"}}))
     whole = resolve(study)
     assert whole["tiles"] == {
-        "mpp": 0.5, "size": 224, "overlap": 0, "min_tissue": 0.5, "tolerance": 0.05, "label": None,
+        "mpp": 0.5, "size": 224, "overlap": 0, "min_tissue": 0.5, "tolerance": 0.05, "label": None, "spots": None,
     }  # fmt: skip
     assert resolve(parse_study(whole)) == whole
 
@@ -84,3 +84,122 @@ def test_committed_studies_fit_the_schema() -> None:
     assert len(files) >= 4
     for file in files:
         jsonschema.validate(yaml.safe_load(file.read_text()), json_schema())
+
+
+SURVIVAL = {"name": "os", "kind": "survival", "time": "t", "event": "e"}
+ABMIL = {"abmil": {"aggregator": "abmil"}}
+
+
+def tables_alone(folder: Path, **changes: object) -> dict:
+    """A study of a patient table and published risks, which lie beside it."""
+    for name in ("patients.csv", "risks.csv"):
+        (folder / name).write_text("patient_id\n")
+    models = {"published": {"predictions": "risks.csv"}}
+    return {
+        "study": "x", "cohort": {"name": "c", "patients": "patients.csv"}, "tasks": [SURVIVAL], "models": models
+    } | changes  # fmt: skip
+
+
+def test_a_study_of_tables_has_no_control_of_tiles(tmp_path: Path) -> None:
+    study = parse_study(tables_alone(tmp_path), source=tmp_path / "study.yaml")
+    assert not study.has_slides and study.model_names("os") == ["prior", "published"]
+    assert study.compare.reference == "published"
+    assert parse_study(config(tasks=[SURVIVAL], models=ABMIL)).has_slides
+
+
+def test_paths_of_every_section_are_found_beside_the_study_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("expression.csv", "centroids.csv", "rna.csv", "groups.csv", "spots.csv", "slides.csv"):
+        (tmp_path / name).write_text("id\n")
+    genes = {"name": "genes", "kind": "expression", "table": "expression.csv", "centroids": "centroids.csv"}
+    changes = {
+        "cohort": {"name": "c", "patients": "patients.csv", "slides": "slides.csv"},
+        "tasks": [SURVIVAL, genes],
+        "tiles": {"spots": "spots.csv"},
+        "modalities": {"rna": {"table": "rna.csv", "groups": "groups.csv"}, "clinical": {"columns": ["age"]}},
+    }
+    whole = tables_alone(tmp_path, **changes)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study = parse_study(whole, source=tmp_path / "study.yaml")
+    assert study.models["published"].predictions == tmp_path / "risks.csv"
+    assert study.tasks[1].table == tmp_path / "expression.csv"
+    assert study.tasks[1].centroids == tmp_path / "centroids.csv"
+    assert study.modalities["rna"].table == tmp_path / "rna.csv"
+    assert study.modalities["rna"].groups == tmp_path / "groups.csv"
+    assert study.modalities["clinical"].table is None
+    assert study.tiles.spots == tmp_path / "spots.csv"
+    for name, key in (("risks", "models.published.predictions"), ("groups", "modalities.rna.groups")):
+        (tmp_path / f"{name}.csv").unlink()
+        with pytest.raises(ConfigError, match=rf"^\S*study.yaml: {key}: {name}.csv does not exist"):
+            parse_study(whole, source=tmp_path / "study.yaml")
+        (tmp_path / f"{name}.csv").write_text("id\n")
+
+
+def test_tables_of_a_simulated_cohort_are_not_looked_for() -> None:
+    study = parse_study(config(tasks=[SURVIVAL], models=ABMIL, modalities={"rna": {"table": "rna.csv"}}))
+    assert study.modalities["rna"].table == Path("rna.csv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"cohort": {"name": "c", "simulate": {}, "patients": "p.csv"}}, "leave those keys out"),
+        ({"models": {"m": {}}}, "models.m: give aggregator, or predictions made elsewhere"),
+        ({"models": {"m": {"aggregator": "mean", "predictions": "p.csv"}}}, "models.m: give aggregator, or predictions"),
+        ({"models": {"m": {"predictions": "p.csv", "modalities": ["rna"]}}}, "models.m: predictions made elsewhere"),
+        ({"models": {"m": {"predictions": "p.csv", "options": {"a": 1}}}}, "take no other key"),
+        ({"models": ABMIL | {"m": {"aggregator": "snn", "modalities": ["rna"]}}}, "models.m: 'rna' is not a modality"),
+        ({"models": {"m": {"aggregator": "moe_pkt", "sources": "m"}}}, "models.m.sources 'm' is not another model"),
+        ({"models": {"m": {"aggregator": "moe_pkt", "sources": "x"}}}, "models.m.sources 'x' is not another model"),
+        ({"models": {"mean": {"aggregator": "max"}}}, "'mean' is kept for the mean-pool control"),
+        ({"models": {"m": {"aggregator": "mean", "fusion": "sum"}}}, "models.m.fusion: Input should be 'concat'"),
+        ({"models": ABMIL, "compare": {"reference": "x"}}, "compare.reference 'x' is not a model"),
+        ({"models": ABMIL, "compare": {"transfer": ["x"]}}, "compare.transfer 'x' is not a model"),
+        ({"models": ABMIL, "compare": {"resamples": 50}}, "compare.resamples: Input should be greater"),
+        ({"splits": {"column": "fold", "preserve": "site"}}, "splits: give one of column and preserve"),
+        ({"splits": {"column": "fold", "published": "."}}, "splits: give one of published and column"),
+        ({"tasks": [SURVIVAL | {"permute": -1}], "models": ABMIL}, "tasks.0.survival.permute: Input should be greater"),
+        ({"tasks": [SURVIVAL | {"where": {"cancer": 1.5}}], "models": ABMIL}, "tasks.0.survival.where.cancer"),
+        ({"tasks": [SURVIVAL | {"horizons": [365, 90]}], "models": ABMIL}, "horizons are days, positive and rising"),
+        (
+            {
+                "tasks": [{"name": "g", "kind": "expression", "level": "spot", "table": "g.csv"}],
+                "models": ABMIL,
+            },
+            "a task at the level of spots needs tiles.spots",
+        ),
+        ({"modalities": {"a b": {}}}, "modalities.a b"),
+        ({"modalities": {"rna": {"colums": ["x"]}}}, "modalities.rna.colums: unknown key, did you mean 'columns'?"),
+        ({"models": {"m": {"aggregator": "mean", "training": {"epochs": -1}}}}, "models.m.training.epochs"),
+        ({"models": {"m": {"aggregator": "mean", "training": {"alpha": 1}}}}, "models.m.training.alpha"),
+        ({"models": {"m": {"aggregator": "mean", "training": {"bins": 1}}}}, "models.m.training.bins"),
+        ({"models": {"m": {"aggregator": "mean", "training": {"epoch": "best"}}}}, "models.m.training.epoch: Input"),
+        ({"models": {"m": {"aggregator": "mean", "training": {"loss": "ranks"}}}}, "models.m.training.loss: Input"),
+        ({"models": {"m": {"aggregator": "mean", "training": {"sampling": "x"}}}}, "models.m.training.sampling: Input"),
+        ({"models": {"m": {"aggregator": "mean", "training": {"trace": "x"}}}}, "models.m.training.trace: Input"),
+    ],
+)
+def test_what_is_wrong_in_models_and_tables_is_one_line(changes: dict, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_study(config(**changes), source="study.yaml")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_untrained_twins_are_of_the_same_aggregator_options_and_tables() -> None:
+    off = {"training": {"epochs": 0}}
+    abmil = {"aggregator": "abmil", "options": {"hidden": 8}}
+    models = {
+        "mean": {"aggregator": "mean"}, "a": abmil, "wide": {"aggregator": "abmil"}, "a_off": abmil | off,
+        "max_off": {"aggregator": "max"} | off,
+    }  # fmt: skip
+    assert parse_study(config(tasks=[TASK], models=models)).untrained_twins() == {"a": "a_off"}
+
+
+def test_a_model_with_sources_builds_on_all_tasks() -> None:
+    models = {"mean": {"aggregator": "mean"}, "moe": {"aggregator": "moe_pkt", "sources": "mean"}}
+    study = parse_study(config(tasks=[SURVIVAL, TASK], models=models))
+    assert study.source_tasks("moe") == ["os", "subtype"] and study.source_tasks("mean") == []
+    assert study.source_tasks("prior") == []

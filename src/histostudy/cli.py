@@ -72,7 +72,7 @@ def doctor(
 def check(study: StudyFile) -> None:
     """Check what a study file names: models, options, tissue method, encoder and its scale, features."""
     from histostudy.layout import Layout
-    from histostudy.study import load_study
+    from histostudy.studyfile import load_study
     from histostudy.verbs.check import check_study
 
     loaded = load_study(study)
@@ -89,11 +89,12 @@ def simulate(
 ) -> None:
     """Draw a cohort of slides with planted, known effects."""
     from histostudy.simulate.cohort import simulate_cohort
-    from histostudy.study import Simulate, checked
+    from histostudy.study import Simulate
+    from histostudy.studyfile import checked
 
     if study is not None:
         from histostudy.layout import Layout
-        from histostudy.study import load_study
+        from histostudy.studyfile import load_study
 
         loaded = load_study(study)
         if loaded.cohort.simulate is None:
@@ -152,7 +153,8 @@ def tiles(
 
         tiles_shard(study, _shard(shard))
         return
-    from histostudy.study import Tiles, checked
+    from histostudy.study import Tiles
+    from histostudy.studyfile import checked
     from histostudy.verbs.single import tiles_of_slide
 
     wanted = checked(Tiles, mpp=mpp, size=size, overlap=overlap, min_tissue=min_tissue)
@@ -179,7 +181,8 @@ def embed(
 
         embed_shard(study, _shard(shard))
         return
-    from histostudy.study import Features, Tiles, checked
+    from histostudy.study import Features, Tiles
+    from histostudy.studyfile import checked
     from histostudy.verbs.single import embed_slide
 
     features = checked(Features, encoder=encoder, checkpoint=checkpoint, allow_mpp_mismatch=allow_mpp_mismatch)
@@ -241,6 +244,19 @@ def cohort_tcga(
     )  # fmt: skip
 
 
+@cohort_app.command("published")
+def cohort_published(
+    name: Annotated[str, typer.Argument(help="mcat, otsurv, hist2rna, her2st or porpoise.")],
+    source: Annotated[Path, typer.Argument(help="Folder with the released files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the tables into.")],
+    cohort: Annotated[str | None, typer.Option(help="porpoise: the cohort, such as brca.")] = None,
+) -> None:
+    """Write study tables from what a paper released: patients, folds, predictions, omics."""
+    from histostudy.cohort.papers import build_published
+
+    build_published(name, source, output, cohort)
+
+
 @app.command()
 def split(study: StudyFile) -> None:
     """Draw or read the folds and audit them."""
@@ -270,6 +286,14 @@ def evaluate(study: StudyFile, task: Annotated[str, typer.Option(help="Task of t
 
 
 @app.command()
+def transfer(study: StudyFile, model: Annotated[str, typer.Option(help="Model.")]) -> None:
+    """Try a model's runs on each survival task of the study on all the others."""
+    from histostudy.verbs.transfer import transfer_model
+
+    transfer_model(study, model)
+
+
+@app.command()
 def figures(study: StudyFile) -> None:
     """Draw the figures of a study."""
     from histostudy.verbs.figures import draw_figures
@@ -290,7 +314,7 @@ def schema() -> None:
     """Print the JSON schema of the study file."""
     import json
 
-    from histostudy.study import json_schema
+    from histostudy.studyfile import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=1))
 

@@ -50,9 +50,9 @@ class Layout:
         return self.cohort / "simulated"
 
     @property
-    def slides_csv(self) -> Path:
-        """The slide table that the study reads."""
-        return self.study.cohort.slides or self.source / "slides.csv"
+    def slides_csv(self) -> Path | None:
+        """The slide table that the study reads; None for a study of tables alone."""
+        return self.study.cohort.slides or (self.source / "slides.csv" if self.study.cohort.simulate else None)
 
     @property
     def patients_csv(self) -> Path | None:
@@ -111,6 +111,10 @@ class Layout:
         """Out-of-fold predictions of a model on a task."""
         return self.home / "predictions" / task / f"{model}.parquet"
 
+    def transfer(self, model: str) -> Path:
+        """Table of a model's runs on each survival task, tried on the others."""
+        return self.home / "tables" / f"transfer_{model}.csv"
+
     def curves(self, task: str) -> Path:
         """Tables behind the figures of a task: ROC and PR curves, calibration, Kaplan-Meier and others."""
         return self.home / "tables" / f"{task}_curves.json"
@@ -124,6 +128,8 @@ class Layout:
             If another study of the cohort made the same folder with other settings.
         """
         study = self.study
+        if not study.has_slides:
+            return
         # the batch is how, not what
         shared = {self.features: study.features.model_dump(mode="json", exclude={"batch_size"})}
         if study.features.precomputed is None:

@@ -18,7 +18,8 @@ from histostudy.codeversion import code_version
 from histostudy.errors import TableError
 from histostudy.files import digest_of, listing, sha256, write_text
 from histostudy.layout import RESULTS, Layout, shard_count, shard_of
-from histostudy.study import Expression, Study, parse_study, resolve
+from histostudy.study import Expression, Study
+from histostudy.studyfile import parse_study, resolve
 
 TEMPLATES = Path(__file__).parent / "report" / "templates"
 #: Modules whose code a stage's results depend on.
@@ -33,6 +34,7 @@ STAGES = {
     "split": ("histostudy.verbs.tables", "histostudy.splits.audit"),
     "train": ("histostudy.verbs.tables", "histostudy.training.stage", "histostudy.features.bags"),
     "evaluate": ("histostudy.verbs.tables", "histostudy.evaluation.stage"),
+    "transfer": ("histostudy.verbs.tables", "histostudy.verbs.transfer"),
     "figures": ("histostudy.verbs.figures",),
     "report": ("histostudy.verbs.report",),
 }
@@ -100,13 +102,26 @@ class Plan:
             {
                 "model": spec.model_dump(mode="json") if spec else model,
                 "task": self.study.task(task).model_dump(mode="json", exclude=left_out),
+                "modalities": {m: self.study.modalities[m].model_dump(mode="json") for m in spec.modalities}
+                if spec
+                else {},
                 "seed": self.study.seed,
             }
         )
 
+    def model_inputs(self, task: str, model: str) -> list[str]:
+        """Files that the runs of a model depend on beside the cohort's: foreign predictions, runs of its sources."""
+        spec = self.study.models.get(model)
+        if spec is None:
+            return []
+        files = [] if spec.predictions is None else [spec.predictions]
+        files += [self.layout.runs(t, str(spec.sources)) / "runs.parquet" for t in self.study.source_tasks(model)]
+        return [str(path) for path in files]
+
     def outcomes(self) -> str:
         """Digest of what the tasks predict, which is what the folds are balanced by."""
-        return digest_of([task.model_dump(mode="json", exclude={"adjust", "horizons"}) for task in self.study.tasks])
+        left_out = {"adjust", "horizons", "subtypes", "centroids"}
+        return digest_of([task.model_dump(mode="json", exclude=left_out) for task in self.study.tasks])
 
     def simulation(self) -> str:
         """Digest of what a simulated cohort is drawn from."""
@@ -125,7 +140,11 @@ class Plan:
     def tables(self) -> list[str]:
         """Tables of the cohort that study-level rules read."""
         paths = [self.layout.slides_csv, self.layout.patients_csv]
-        paths += [task.table for task in self.study.tasks if isinstance(task, Expression)]
+        paths += [self.study.tiles.spots]
+        for task in self.study.tasks:
+            paths += [task.table, task.centroids] if isinstance(task, Expression) else []
+        for modality in self.study.modalities.values():
+            paths += [modality.table, modality.groups]
         return [str(path) for path in dict.fromkeys(paths) if path is not None]
 
 
@@ -156,6 +175,11 @@ def make_plan(
         for task in study.tasks:
             if isinstance(task, Expression):
                 task.table = layout.source / task.table.name
+        for modality in study.modalities.values():
+            if modality.table is not None:
+                modality.table = layout.source / modality.table.name
+            if modality.groups is not None:
+                modality.groups = layout.source / modality.groups.name
     rows = _slide_rows(study, layout, check)
     n_shards = shard_count(len(rows), study.cohort.shard_size)
     members: dict[int, list[Any]] = {}
@@ -191,6 +215,6 @@ def _slide_rows(study: Study, layout: Layout, check: bool) -> dict[str, Any]:
             stat = path.stat()
             facts |= {"path": str(path), "size": stat.st_size, "mtime": stat.st_mtime_ns}
         rows[row["slide_id"]] = facts
-    if not rows:
+    if not rows and study.has_slides:
         raise TableError("no slides", where=layout.slides_csv, todo="give it at least one row")
     return rows

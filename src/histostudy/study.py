@@ -1,20 +1,14 @@
 """The study file, typed: the one place where its keys are described.
 
-Every key has a default or is required; unknown keys are refused. `load_study` reads a file, `resolve` writes
-every default back, and `json_schema` gives editors the keys to complete.
+Every key has a default or is required; unknown keys are refused. `histostudy.studyfile` reads a file into these.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from histostudy.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=80)]
@@ -22,14 +16,11 @@ Name = Annotated[str, Field(pattern=NAME, max_length=80)]
 CONTROLS = ("prior", "clinical")
 
 
-class _Keys(BaseModel):
+class Keys(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
-S = TypeVar("S", bound=_Keys)
-
-
-class Simulate(_Keys):
+class Simulate(Keys):
     """A synthetic cohort with planted, known effects."""
 
     patients: int = Field(48, ge=12, description="Number of patients.")
@@ -39,13 +30,56 @@ class Simulate(_Keys):
     sites: int = Field(4, ge=1, description="Number of sites; each has its own stain.")
     pen_share: float = Field(0.15, ge=0, le=1, description="Share of slides with a pen mark.")
     genes: int = Field(12, ge=2, description="Genes; a third of them follow the share of glands.")
+    features: SimulateFeatures | None = Field(
+        None, description="Draw features of tiles rather than pixels: a cohort for the statistics, in seconds."
+    )
 
 
-class Cohort(_Keys):
+class SimulateFeatures(Keys):
+    """Features of a synthetic cohort: bags of tiles from three latents of morphology and two of the genome."""
+
+    dim: int = Field(32, ge=12, le=4096, description="Width of a tile's vector.")
+    tiles: tuple[int, int] = Field((40, 120), description="Smallest and largest number of tiles a slide.")
+    junk: tuple[float, float] = Field((0.2, 0.4), description="Smallest and largest share of junk among the tiles.")
+    noise: float = Field(1.0, gt=0, description="Standard deviation of tiles about their component (centre of norm 3).")
+    site_shift: float = Field(0.0, ge=0, description="Norm of what a site adds to all its tiles, as its stain would.")
+    site_hazard: float = Field(0.0, ge=0, description="Standard deviation over patients of their site's log hazard.")
+    hazard_ratios: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Other hazard ratios than the default ones: age (ten years), stage (one), high_grade, male, "
+        "morphology and genome (one s.d. of their first latent), synergy (one s.d. of the product of their second).",
+    )
+    events: float = Field(0.6, gt=0, lt=1, description="Share of patients with an event; the others are censored.")
+    gene_r: float = Field(0.75, ge=0, lt=1, description="Correlation of log2 expression with the latent it follows.")
+    rna_genes: int = Field(300, ge=20, description="Genes of rna.csv, a table beside the slides.")
+    pathways: int = Field(20, ge=4, description="Groups of the genes of rna.csv.")
+    rna_missing: float = Field(0.15, ge=0, lt=1, description="Share of patients without a row in rna.csv.")
+
+    @model_validator(mode="after")
+    def _known_and_in_order(self) -> SimulateFeatures:
+        default = {
+            "age": 1.35, "stage": 1.5, "high_grade": 2.0, "male": 1.0, "morphology": 2.0, "genome": 1.6, "synergy": 1.3,
+        }  # fmt: skip
+        if unknown := sorted(set(self.hazard_ratios) - set(default)):
+            raise ValueError(f"hazard_ratios: unknown {unknown[0]!r}, it knows {', '.join(default)}")
+        self.hazard_ratios = default | self.hazard_ratios
+        if not 1 <= self.tiles[0] <= self.tiles[1]:
+            raise ValueError("tiles: smallest, then largest, at least 1")
+        if not 0 <= self.junk[0] <= self.junk[1] < 1:
+            raise ValueError("junk: smallest, then largest share, below 1")
+        if self.pathways > self.rna_genes:
+            raise ValueError("pathways: at most one a gene")
+        return self
+
+
+class Cohort(Keys):
     """Patients and their slides."""
 
     name: Name = Field(description="results/cohorts/<name>/, shared by every study of this cohort.")
-    slides: Path | None = Field(None, description="CSV: slide_id, patient_id, path [, mpp, site, stain, exclude].")
+    slides: Path | None = Field(
+        None,
+        description="CSV: slide_id, patient_id, path [, mpp, site, stain, exclude]. None: a study of tables alone.",
+    )
     patients: Path | None = Field(None, description="CSV: patient_id, outcomes, covariates [, site].")
     simulate: Simulate | None = Field(None, description="Draw a synthetic cohort instead of reading tables.")
     max_failed: float = Field(0.2, ge=0, le=1, description="Largest share of slides that may fail.")
@@ -53,14 +87,16 @@ class Cohort(_Keys):
 
     @model_validator(mode="after")
     def _one_source(self) -> Cohort:
-        if self.simulate is None and self.slides is None:
-            raise ValueError("give cohort.slides (a CSV) or cohort.simulate")
+        if self.simulate is None and self.slides is None and self.patients is None:
+            raise ValueError(
+                "give cohort.slides (a CSV), cohort.patients (for a study without slides) or cohort.simulate"
+            )
         if self.simulate is not None and (self.slides or self.patients):
             raise ValueError("cohort.simulate draws its own slides and patients: leave those keys out")
         return self
 
 
-class Tissue(_Keys):
+class Tissue(Keys):
     """Where tissue is."""
 
     method: Name = Field("otsu", description="Segmenter: otsu, classical.")
@@ -70,7 +106,7 @@ class Tissue(_Keys):
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the segmenter.")
 
 
-class Tiles(_Keys):
+class Tiles(Keys):
     """Tiles at one exact scale on one lattice a slide."""
 
     mpp: float = Field(0.5, gt=0, description="Micrometres per pixel of a tile.")
@@ -79,6 +115,9 @@ class Tiles(_Keys):
     min_tissue: float = Field(0.5, ge=0, le=1, description="Smallest share of tissue in a tile that is kept.")
     tolerance: float = Field(0.05, ge=0, lt=1, description="A slide may be coarser than `mpp` by this share.")
     label: Name | None = Field(None, description="Suffix of the tile folder, for a second set at one scale.")
+    spots: Path | None = Field(
+        None, description="CSV: spot_id, slide_id, x_px0, y_px0. Tiles are cut around these centres, not on a lattice."
+    )
 
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> Tiles:
@@ -87,7 +126,7 @@ class Tiles(_Keys):
         return self
 
 
-class Features(_Keys):
+class Features(Keys):
     """One vector a tile: computed by an encoder, or read from another tool's files."""
 
     encoder: str | None = Field(None, description="builtin, a registered name, timm:<id> or transformers:<id>.")
@@ -107,7 +146,7 @@ class Features(_Keys):
         return self
 
 
-class Splits(_Keys):
+class Splits(Keys):
     """Folds, of patients."""
 
     folds: int = Field(5, ge=2, description="Outer folds; each patient is tested once a repeat.")
@@ -116,29 +155,45 @@ class Splits(_Keys):
     stratify: bool = Field(True, description="Balance the outcomes over the folds.")
     preserve: str | None = Field(None, description="Column of patients (site) that never sits on both sides.")
     published: Path | None = Field(None, description="Folder of published folds (splits_<k>.csv).")
+    column: str | None = Field(None, description="Column of patients with the number of the fold that tests each.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Splits:
+        given = [key for key in ("published", "column", "preserve") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}")
+        return self
 
 
-class _Task(_Keys):
+class TaskKeys(Keys):
     name: Name
+    where: dict[str, str | int | list[str | int]] = Field(
+        default_factory=dict,
+        description="Patients of the task: columns of patients and the value, or values, they have.",
+    )
+    permute: int | None = Field(
+        None,
+        ge=0,
+        description="A null: outcomes are shuffled among the patients, by this seed. Nothing can be learned.",
+    )
+    adjust: list[str] = Field(default_factory=list, description="Clinical covariates of the clinical model.")
 
 
-class Classification(_Task):
+class Classification(TaskKeys):
     """A class a patient."""
 
     kind: Literal["classification"]
     target: str = Field(description="Column of patients with the class.")
     positive: str | None = Field(None, description="The positive class of two (default: the last in order).")
-    adjust: list[str] = Field(default_factory=list, description="Clinical covariates of the clinical model.")
 
 
-class Survival(_Task):
+class Survival(TaskKeys):
     """Time to an event."""
 
     kind: Literal["survival"]
     time: str = Field(description="Column of patients with the time, days.")
     event: str = Field(description="Column of patients: 1 event, 0 censored.")
     horizons: list[int] = Field(default_factory=lambda: [365, 1095, 1825], description="Days.")
-    adjust: list[str] = Field(default_factory=list, description="Clinical covariates of the clinical model.")
 
     @field_validator("horizons")
     @classmethod
@@ -148,64 +203,120 @@ class Survival(_Task):
         return value
 
 
-class Regression(_Task):
+class Regression(TaskKeys):
     """A number a patient."""
 
     kind: Literal["regression"]
     target: str = Field(description="Column of patients with the number.")
-    adjust: list[str] = Field(default_factory=list, description="Clinical covariates of the clinical model.")
 
 
-class Expression(_Task):
-    """Many genes a patient."""
+class Expression(TaskKeys):
+    """Many genes a patient, or a spot of a section."""
 
     kind: Literal["expression"]
-    table: Path = Field(description="CSV: patient_id and one column a gene.")
+    level: Literal["patient", "spot"] = Field(
+        "patient", description="What a row of `table` is: a patient, or a spot of tiles.spots (spot_id)."
+    )
+    table: Path = Field(description="CSV: patient_id (or spot_id) and one column a gene.")
     genes: list[str] | None = Field(None, description="Genes to predict (default: all columns).")
+    top: int | None = Field(None, ge=1, description="Keep the genes of the largest variance, this many.")
+    library: bool = Field(False, description="Counts: divide by the row's total, times the median total, first.")
     log: bool = Field(True, description="Take log2(1 + x).")
-    adjust: list[str] = Field(default_factory=list, description="Clinical covariates of the clinical model.")
+    subtypes: bool = Field(False, description="Call intrinsic subtypes from measured and predicted expression.")
+    centroids: Path | None = Field(
+        None, description="CSV: gene and one column a subtype. Default: centroids of the training part's clusters."
+    )
 
 
 Task = Annotated[Classification | Survival | Regression | Expression, Field(discriminator="kind")]
 
 
-class Training(_Keys):
+class Modality(Keys):
+    """A table beside the slides, one row a patient: omics, mutations, clinical covariates."""
+
+    table: Path | None = Field(None, description="CSV: patient_id and columns (default: the cohort's patients).")
+    columns: list[str] | None = Field(
+        None, description="Columns to use; `*` stands for any letters (default: all that are numbers)."
+    )
+    groups: Path | None = Field(None, description="CSV: group, column. Functional groups, such as pathways.")
+    log: bool = Field(False, description="Take log2(1 + x).")
+    scale: Literal["zscore", "minmax", "none"] = Field("zscore", description="By the moments of the training part.")
+    top: int | None = Field(None, ge=1, description="Keep the columns of largest variance in the training part.")
+
+
+class Training(Keys):
     """How a model is trained; the inner validation part chooses the epoch.
 
     The linear model on the mean (aggregator mean without `hidden`) is solved exactly over a path of ridge
     penalties, of which the inner part chooses; epochs, rate and batch say nothing there.
     """
 
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(50, ge=0, description="0: not trained at all, a control of what the architecture alone does.")
     min_epochs: int = Field(5, ge=1, description="No early stop before this epoch.")
     patience: int = Field(10, ge=1, description="Epochs without a better inner loss before it stops.")
     lr: float = Field(1e-3, gt=0, description="Learning rate of AdamW.")
     weight_decay: float = Field(1e-4, ge=0)
+    l1: float = Field(0.0, ge=0, description="Weight of the sum of the absolute values of all weights, in the loss.")
     batch_size: int = Field(32, ge=1, description="Patients a step.")
     max_tiles: int | None = Field(None, ge=1, description="Tiles drawn a patient and step (default: all).")
-    loss: Literal["nll", "cox"] | None = Field(None, description="Survival loss (default: nll).")
+    loss: Literal["nll", "cox", "rank"] | None = Field(None, description="Survival loss (default: nll).")
+    bins: int = Field(4, ge=2, description="Survival, nll: time intervals, at quantiles of the training events.")
+    alpha: float = Field(0.0, ge=0, lt=1, description="Survival, nll: extra weight of patients with an event.")
+    epoch: Literal["inner", "last"] = Field(
+        "inner", description="Epoch that is kept: by the inner part, or the last one (trained on the inner part too)."
+    )
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="Of the learning rate.")
+    sampling: Literal["shuffle", "balanced"] = Field(
+        "shuffle", description="balanced: patients drawn with equal chance of each class, or time interval and event."
+    )
+    trace: bool = Field(
+        False, description="Predict the test part after every epoch: what choosing one there would add."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it trains.")
 
 
-class Model(_Keys):
-    """Aggregator, head and recipe."""
+class Model(Keys):
+    """Aggregator, head and recipe; or predictions made elsewhere."""
 
-    aggregator: Name = Field(description="mean, max, abmil.")
+    aggregator: Name | None = Field(None, description="mean, max, abmil, otsurv, mcat, snn and others: see the README.")
+    predictions: Path | None = Field(
+        None,
+        description="CSV of out-of-fold predictions, scored as they are: patient_id [, task, repeat, fold] and risk, "
+        "prob_<class>, prediction or pred_<gene>.",
+    )
+    modalities: list[Name] = Field(default_factory=list, description="The study's modalities that it sees.")
+    fusion: Literal["concat", "bilinear"] = Field(
+        "concat", description="How modalities join an aggregator that has no way of its own."
+    )
+    sources: Name | None = Field(
+        None, description="moe_pkt: the model whose runs on the study's other tasks are its sources."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the aggregator.")
     recipe: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Training recipes by name.")
     training: Training = Field(default_factory=lambda: Training())
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Model:
+        if (self.aggregator is None) == (self.predictions is None):
+            raise ValueError("give aggregator, or predictions made elsewhere")
+        if self.predictions is not None and (self.options or self.recipe or self.modalities or self.sources):
+            raise ValueError("predictions made elsewhere take no other key")
+        return self
 
-class Compare(_Keys):
+
+class Compare(Keys):
     """Paired comparison of the models."""
 
     reference: str | None = Field(None, description="Model the others are compared with (default: the first).")
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the patients.")
     correction: Literal["holm", "none"] = "holm"
+    transfer: list[Name] = Field(
+        default_factory=list, description="Models whose runs on each survival task are tried on the other tasks."
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
-class Study(_Keys):
+class Study(Keys):
     """A study file."""
 
     study: Name = Field(description="results/studies/<study>/")
@@ -216,6 +327,7 @@ class Study(_Keys):
     features: Features = Field(default_factory=lambda: Features())
     splits: Splits = Field(default_factory=lambda: Splits())
     tasks: list[Task] = Field(default_factory=list)
+    modalities: dict[Name, Modality] = Field(default_factory=dict)
     models: dict[Name, Model] = Field(default_factory=dict)
     compare: Compare = Field(default_factory=lambda: Compare())
 
@@ -230,17 +342,45 @@ class Study(_Keys):
             raise ValueError("a study with tasks needs cohort.patients")
         if taken := [name for name in self.models if name in CONTROLS]:
             raise ValueError(f"model name {taken[0]!r} is taken: that control is in every study")
+        if any(task.kind == "expression" and task.level == "spot" for task in self.tasks) and self.tiles.spots is None:
+            raise ValueError("a task at the level of spots needs tiles.spots")
         if self.models:
-            if self.compare.reference is None:
-                self.compare.reference = next(iter(self.models))
-            # the linear model on the mean of the tiles is a control of every table
-            if not any(m.aggregator == "mean" for m in self.models.values()):
-                if "mean" in self.models:
-                    raise ValueError("model name 'mean' is kept for the mean-pool control")
-                self.models = {"mean": Model(aggregator="mean"), **self.models}
-            if self.compare.reference not in self.models:
-                raise ValueError(f"compare.reference {self.compare.reference!r} is not a model of this study")
+            self._check_models()
         return self
+
+    def _check_models(self) -> None:
+        if self.compare.reference is None:
+            self.compare.reference = next(iter(self.models))
+        # the linear model on the mean of the tiles is a control of every table
+        if self.has_slides and not any(m.aggregator == "mean" for m in self.models.values()):
+            if "mean" in self.models:
+                raise ValueError("model name 'mean' is kept for the mean-pool control")
+            self.models = {"mean": Model(aggregator="mean"), **self.models}
+        for key, wanted in (("reference", [self.compare.reference]), ("transfer", self.compare.transfer)):
+            if unknown := [name for name in wanted if name not in self.models]:
+                raise ValueError(f"compare.{key} {unknown[0]!r} is not a model of this study")
+        for name, model in self.models.items():
+            if unknown := [m for m in model.modalities if m not in self.modalities]:
+                raise ValueError(f"models.{name}: {unknown[0]!r} is not a modality of this study")
+            if model.sources is not None and (model.sources == name or model.sources not in self.models):
+                raise ValueError(f"models.{name}.sources {model.sources!r} is not another model of this study")
+
+    @property
+    def has_slides(self) -> bool:
+        """Whether the study has slides, not tables alone."""
+        return self.cohort.simulate is not None or self.cohort.slides is not None
+
+    def untrained_twins(self) -> dict[str, str]:
+        """By model, the model of the same aggregator and options that is not trained, where there is one."""
+        plain = {n: (m.aggregator, m.options, m.modalities) for n, m in self.models.items() if m.aggregator}
+        untrained = [name for name in plain if self.models[name].training.epochs == 0]
+        twins = {name: [u for u in untrained if plain[u] == plain[name] and u != name] for name in plain}
+        return {name: found[0] for name, found in twins.items() if found and name not in untrained}
+
+    def source_tasks(self, model: str) -> list[str]:
+        """Tasks whose runs a model builds on: all of them, its own in the same fold."""
+        spec = self.models.get(model)
+        return [task.name for task in self.tasks] if spec is not None and spec.sources else []
 
     def task(self, name: str) -> Task:
         """The task of this name."""
@@ -250,124 +390,3 @@ class Study(_Keys):
         """Models of a task, controls first; `clinical` only where the task names covariates."""
         controls = ["prior", "clinical"] if self.task(task).adjust else ["prior"]
         return [*controls, *self.models]
-
-
-_PATH_KEYS = (
-    ("cohort", "slides"), ("cohort", "patients"), ("features", "precomputed"), ("features", "checkpoint"),
-    ("splits", "published"),
-)  # fmt: skip
-
-
-def parse_study(config: Mapping[str, Any], *, source: str | Path | None = None) -> Study:
-    """Validate a configuration and make its paths absolute.
-
-    Parameters
-    ----------
-    config : mapping
-        What the study file says.
-    source : str or Path, optional
-        The study file: relative paths are looked for in its folder first, then in the working directory.
-
-    Raises
-    ------
-    ConfigError
-        One line naming the key, what is wrong with it, and what is allowed.
-    """
-    try:
-        study = Study.model_validate(dict(config))
-    except ValidationError as error:
-        raise ConfigError(_one_line(error), where=source, todo="see the study file's keys in the README") from None
-    base = Path(source).resolve().parent if source else Path.cwd()
-    for section, key in _PATH_KEYS:
-        part = getattr(study, section)
-        if (value := getattr(part, key)) is not None:
-            setattr(part, key, _find(value, base, f"{section}.{key}", source))
-    for task in study.tasks:
-        if isinstance(task, Expression) and study.cohort.simulate is None:
-            task.table = _find(task.table, base, f"tasks.{task.name}.table", source)
-    return study
-
-
-def checked(section: type[S], **values: Any) -> S:
-    """A section of a study file made from `values`, with a one-line error where they are wrong."""
-    try:
-        return section(**values)
-    except ValidationError as error:
-        raise ConfigError(_one_line(error), where=section.__name__.lower()) from None
-
-
-def read_study_file(path: str | Path) -> dict[str, Any]:
-    """What a study file says, not yet validated.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such file, or it is not YAML of keys and values.
-    """
-    import yaml
-
-    path = Path(path)
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("no such study file", where=path, todo="check the path") from None
-    except yaml.YAMLError as error:
-        line = str(error).replace("\n", " ")
-        raise ConfigError(f"not YAML: {line}", where=path, todo="mend the file") from None
-    if not isinstance(config, dict):
-        raise ConfigError("not a study file: expected keys and values", where=path, todo="see the README")
-    return config
-
-
-def load_study(path: str | Path) -> Study:
-    """Read and validate a study file (see `parse_study`)."""
-    return parse_study(read_study_file(path), source=path)
-
-
-def resolve(study: Study) -> dict[str, Any]:
-    """The study with every default written out, as plain data."""
-    return study.model_dump(mode="json")
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON schema of the study file."""
-    schema = Study.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    return schema
-
-
-def _find(path: Path, base: Path, key: str, source: str | Path | None) -> Path:
-    expanded = Path(os.path.expandvars(path)).expanduser()
-    for folder in (base, Path.cwd()):
-        if (folder / expanded).exists():
-            found = (folder / expanded).resolve()
-            # relative where it can be, so that a study's folder can move with its data
-            return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
-    raise ConfigError(
-        f"{key}: {path} does not exist",
-        where=source,
-        todo="paths are relative to the study file, then to here",
-    )
-
-
-def _one_line(error: ValidationError) -> str:
-    """The first thing wrong, as `key: what`, and how many more there are."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = re.sub(r"^Value error, ", "", first["msg"])
-    if first["type"] == "extra_forbidden":
-        message = f"unknown key{_suggest(first['loc'])}"
-    elif "input" in first and not isinstance(first["input"], dict):
-        message += f" (it is {first['input']!r})"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return (f"{key}: " if key else "") + message + more
-
-
-def _suggest(loc: tuple[int | str, ...]) -> str:
-    """`, did you mean ...` for an unknown key, from all the keys a study file knows."""
-    from difflib import get_close_matches
-
-    known = {key for model in _Keys.__subclasses__() + _Task.__subclasses__() for key in model.model_fields}
-    close = get_close_matches(str(loc[-1]), sorted(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""

@@ -121,3 +121,61 @@ def test_bad_expression(tmp_path: Path, genes: str, task: dict[str, Any], match:
     table.write_text(genes)
     with pytest.raises(TableError, match=match):
         outcome(tmp_path, "patient_id\na\nb\n", kind="expression", table=table, **task)
+
+
+WHERE = "patient_id,cancer,stage,v\na,BLCA,1,1\nb,BRCA,2,2\nc,BLCA,,3\nd,BLCA,2,4\ne,LUAD,2,\n"
+
+
+def test_where_keeps_the_patients_with_the_values() -> None:
+    table = pd.DataFrame({"patient_id": list("dbac"), "cancer": ["X", "Y", "X", None], "v": [4.0, 2, 1, 3]})
+    made = outcome_of(TASK.validate_python({"name": "t", "kind": "regression", "target": "v", "where": {"cancer": "X"}}), table)
+    assert made.patient_ids.tolist() == ["a", "d"] and made.y.tolist() == [1, 4]
+    assert made.excluded == {"b": "not cancer X", "c": "not cancer X"}
+
+
+def test_where_takes_numbers_lists_and_several_columns(tmp_path: Path) -> None:
+    regression = {"kind": "regression", "target": "v", "adjust": ["stage"]}
+    made = outcome(tmp_path, WHERE, **regression, where={"cancer": ["BLCA", "BRCA"]})
+    assert made.patient_ids.tolist() == ["a", "b", "c", "d"]
+    assert made.excluded == {"e": "not cancer BLCA or BRCA"}  # not "no v": he was never in the task
+    assert made.adjust.index.tolist() == ["a", "b", "c", "d"]
+    made = outcome(tmp_path, WHERE, **regression, where={"cancer": ["BLCA", "BRCA"], "stage": 2})
+    assert made.patient_ids.tolist() == ["b", "d"]
+    assert made.excluded["a"] == made.excluded["c"] == "not stage 2" and made.excluded["e"].startswith("not cancer")
+
+
+@pytest.mark.parametrize(
+    ("where", "match"),
+    [
+        ({"cancr": "BLCA"}, "patients.csv: no column 'cancr'; did you mean 'cancer'"),
+        ({"cancer": "KIRC"}, "patients.csv column cancer: no patient of task 't' is KIRC; it has BLCA, BRCA, LUAD"),
+        ({"stage": [7, 8]}, "column stage: no patient of task 't' is 7 or 8"),
+        ({"cancer": "LUAD"}, "no patient of this cohort has the outcome of task 't'"),
+    ],
+)
+def test_wrong_where_is_one_line(tmp_path: Path, where: dict[str, Any], match: str) -> None:
+    with pytest.raises(TableError, match=match) as caught:
+        outcome(tmp_path, WHERE, kind="regression", target="v", where=where)
+    assert "\n" not in str(caught.value)
+
+
+def test_permuted_outcomes_keep_their_values_and_leave_their_patients(tmp_path: Path) -> None:
+    rows = "".join(f"p{i:03d},{100 + i},{i % 3 == 0:d},{'ab'[i % 2]},{i % 7}\n" for i in range(90))
+    text = "patient_id,t,e,c,age\n" + rows
+    keys = {"kind": "survival", "time": "t", "event": "e", "horizons": [120], "adjust": ["age"]}
+    plain = outcome(tmp_path, text, **keys)
+    null, again, other = (outcome(tmp_path, text, **keys, permute=seed) for seed in (1, 1, 2))
+    assert null.time is not None and null.event is not None and again.time is not None and other.time is not None
+    assert sorted(null.time) == sorted(plain.y) and (null.time == null.y).all()
+    assert ((null.time - 100) % 3 == 0).tolist() == null.event.tolist()  # time and event stay together
+    assert (null.time != plain.time).mean() > 0.9
+    assert (null.time == again.time).all() and (null.time != other.time).any()
+    assert null.adjust.equals(plain.adjust) and null.patient_ids.tolist() == plain.patient_ids.tolist()
+    classes = outcome(tmp_path, text, kind="classification", target="c", permute=0)
+    assert classes.classes == ["a", "b"] and classes.y.sum() == 45
+    assert abs(np.corrcoef(classes.y, np.arange(90) % 2)[0, 1]) < 0.3
+
+
+def test_permuted_where_shuffles_among_the_task_alone(tmp_path: Path) -> None:
+    made = outcome(tmp_path, WHERE, kind="regression", target="v", where={"cancer": "BLCA"}, permute=3)
+    assert sorted(made.y) == [1, 3, 4]

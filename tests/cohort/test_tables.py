@@ -169,3 +169,13 @@ def test_the_flow_adds_up(tmp_path: Path, rows: list[tuple[str, str]], known: se
             assert before[key] - after[key] == sum(e[key] for e in after["excluded"])
     assert steps[-1]["slides"] == len(cohort.slides) and steps[-1]["patients"] == len(cohort.patients)
     assert set(cohort.slides["patient_id"]) == set(cohort.patients["patient_id"])
+
+
+def test_a_cohort_of_tables_keeps_every_patient(tmp_path: Path) -> None:
+    path = put(tmp_path, "p.csv", "patient_id,age\nb,2\n01,1\n")
+    cohort = read_cohort(None, path)
+    assert cohort.patients["patient_id"].tolist() == ["01", "b"] and cohort.source == str(path)
+    assert len(cohort.slides) == 0 and {"slide_id", "patient_id", "path", "mpp", ROW} <= set(cohort.slides)
+    assert cohort.flow.as_dict()["steps"] == [{"step": "patients", "slides": 0, "patients": 2, "excluded": []}]
+    with pytest.raises(TableError, match=r"p.csv row 3 column patient_id: 'b' is in row 2 too"):
+        read_cohort(None, put(tmp_path, "p.csv", "patient_id,age\nb,2\nb,2\n"))

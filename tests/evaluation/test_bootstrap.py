@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from histostudy.evaluation.bootstrap import adjust, bootstrap_weights, interval, p_value
+from histostudy.evaluation.bootstrap import adjust, block_groups, bootstrap_weights, interval, p_value
 from histostudy.evaluation.metrics import kernels
 
 
@@ -79,3 +79,56 @@ def test_corrections_agree_with_statsmodels(ours: str, theirs: str) -> None:
 def test_centred_interval_surrounds_the_estimate() -> None:
     low, high = interval(np.linspace(0.2, 0.4, 101), estimate=0.05, bounds=(0, 1))
     assert low == 0.0 and high == pytest.approx(0.145)
+
+
+def test_a_group_is_drawn_whole_and_strata_keep_their_number_of_groups() -> None:
+    strata = np.array([0, 0, 0, 1, 1, 1, 1])
+    groups = np.array(["a", "a", "b", "c", "d", "d", "d"])
+    w = bootstrap_weights(strata, 500, 3, groups)
+    assert (w[:, 0] == w[:, 1]).all() and (w[:, 4] == w[:, 5]).all() and (w[:, 5] == w[:, 6]).all()
+    assert (w[:, 0] + w[:, 2] == 2).all() and (w[:, 3] + w[:, 4] == 2).all()
+    np.testing.assert_allclose(w.mean(0), 1, atol=0.1)
+    alone = bootstrap_weights(strata, 500, 3, np.arange(7))
+    np.testing.assert_array_equal(alone, bootstrap_weights(strata, 500, 3))
+    with pytest.raises(ValueError, match="1 rows lie in another stratum"):
+        bootstrap_weights([0, 1, 1], 5, 0, ["a", "a", "b"])
+
+
+def test_blocks_are_squares_of_one_slide() -> None:
+    x, y = (a.ravel() * 100.0 + 5000 for a in np.meshgrid(np.arange(10), np.arange(6)))
+    slide = np.repeat(["one", "two"], 60)
+    found = block_groups(np.tile(x, 2), np.tile(y, 2), slide, 500)
+    assert len(np.unique(found)) == 2 * 2 * 2
+    assert not set(found[:60]) & set(found[60:])
+    for block in np.unique(found[:60]):
+        mine = found[:60] == block
+        assert np.ptp(x[mine]) < 500 and np.ptp(y[mine]) < 500
+    assert (np.bincount(found[:60])[:4] == [25, 5, 25, 5]).all()
+    assert block_groups([], [], [], 10).size == 0
+    with pytest.raises(ValueError, match="positive"):
+        block_groups(x, y, x, 0)
+
+
+def test_blocks_are_wider_where_neighbours_are_alike_and_only_there() -> None:
+    """Mean of a field over 4 slides of 20 x 20 spots: the spread over fields is the truth."""
+    from scipy.ndimage import gaussian_filter
+
+    x, y = (a.ravel() * 200.0 for a in np.meshgrid(np.arange(20), np.arange(20)))
+    slide = np.repeat(np.arange(4), 400)
+    blocks = block_groups(np.tile(x, 4), np.tile(y, 4), slide, 1000)
+    spots, whole = (bootstrap_weights(slide, 1000, 0, g) for g in (None, blocks))
+
+    def field(seed: int, smooth: float) -> np.ndarray:
+        noise = np.random.default_rng(seed).normal(size=(4, 20, 20))
+        return np.concatenate([gaussian_filter(s, smooth, mode="wrap").ravel() for s in noise])
+
+    def widths(values: np.ndarray) -> tuple[float, float]:
+        both = [interval(kernels.mean_of(w, values)) for w in (spots, whole)]
+        return both[0][1] - both[0][0], both[1][1] - both[1][0]
+
+    alike = np.mean([widths(field(s, 2.0)) for s in range(5)], 0)
+    assert alike[1] > 2 * alike[0]
+    true = 3.92 * np.std([field(s, 2.0).mean() for s in range(300)])
+    assert 0.5 * true < alike[1] < 1.3 * true and alike[0] < 0.35 * true
+    apart = np.mean([widths(field(s, 0.0)) for s in range(5)], 0)
+    assert apart[1] == pytest.approx(apart[0], rel=0.15)

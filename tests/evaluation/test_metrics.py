@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as sk
 
+from histostudy.evaluation.censoring import Step, life_table
+from histostudy.evaluation.cox import slope
 from histostudy.evaluation.metrics import classification, kernels, regression, survival
 from histostudy.evaluation.metrics.base import Metric, Run, evaluate
 from histostudy.evaluation.metrics.classification import Classes
@@ -132,6 +134,106 @@ def test_survival_agrees_with_scikit_survival(seed: int) -> None:
     assert value(names["ibs"], test, facts, train) == pytest.approx(ibs, abs=1e-10)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_brier_of_prediction_and_reference_agree_with_scikit_survival(seed: int) -> None:
+    from sksurv import metrics as sks
+    from sksurv.nonparametric import kaplan_meier_estimator
+    from sksurv.util import Surv
+
+    train, test = survival_frame(150, seed + 70), survival_frame(90, seed + 5, DAYS)
+    facts = survival.horizon_of([run(test, train)])
+    cut = np.minimum(test["time"], train["time"].max() - 1)
+    y = Surv.from_arrays(train["event"] > 0, train["time"])
+    known = Surv.from_arrays((test["event"].to_numpy() > 0) & (cut == test["time"]), cut)
+    names = by_name(survival.metrics([400, 800]))
+    wanted = sks.brier_score(y, known, test[["surv_400", "surv_800"]].to_numpy(), [400, 800])[1]
+    got = [value(names[f"brier@{d}"], test, facts, train) for d in (400, 800)]
+    np.testing.assert_allclose(got, wanted, atol=1e-10)
+    x, s = kaplan_meier_estimator(train["event"] > 0, train["time"])
+    prior = np.concatenate([[1.0], s])[np.searchsorted(x, facts.grid_days, side="right")]
+    reference = sks.integrated_brier_score(y, known, np.tile(prior, (90, 1)), facts.grid_days)
+    own = value(names["ibs"], test, facts, train)
+    assert value(names["ibs_skill"], test, facts, train) == pytest.approx(1 - own / reference, abs=1e-10)
+
+
+def test_the_training_curve_has_no_skill_and_no_slope() -> None:
+    train, test = survival_frame(150, 51), survival_frame(60, 1, DAYS)
+    facts = survival.horizon_of([run(test, train)])
+    steps = life_table(train["time"].to_numpy(float), train["event"].to_numpy() > 0)
+    prior = Step(steps.time, steps.survival)(np.array(DAYS, float))
+    flat = test.assign(risk=0.0, **{f"surv_{d}": s for d, s in zip(DAYS, prior, strict=True)})
+    names = by_name(survival.metrics([400]))
+    assert value(names["ibs_skill"], flat, facts, train) == pytest.approx(0, abs=1e-12)
+    assert np.isnan(value(names["calibration_slope"], flat, facts, train))
+
+
+def test_calibration_finds_the_planted_slope() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=1500)
+    died, left = rng.exponential(900 * np.exp(-x)), rng.exponential(2500, 1500)
+    time, event = np.minimum(died, left), (died <= left).astype(float)
+    keys = {"patient_id": [f"p{i:04d}" for i in range(1500)], "repeat": 0, "fold": np.arange(1500) % 3}
+    names = by_name(survival.metrics([365]))
+    for spread, wanted in ((1.0, 1.0), (2.0, 0.5)):  # twice too extreme: half the slope
+        curve = np.exp(-365 / 900 * np.exp(spread * x))
+        frame = pd.DataFrame(keys | {"time": time, "event": event, "risk": x, "surv_365": curve})
+        facts = survival.Horizon(1e3, np.zeros(0), {(0, k): frame for k in range(3)})
+        assert value(names["calibration_slope"], frame, facts) == pytest.approx(wanted, rel=0.1)
+        ratio = value(names["observed_expected@365"], frame, facts)
+        assert (abs(ratio - 1) < 0.06) == (spread == 1.0)
+
+
+def test_calibration_slope_agrees_with_statsmodels_on_every_resample() -> None:
+    from statsmodels.duration.api import PHReg
+
+    frame = survival_frame(70, 3)
+    fold, rng = np.arange(70) % 3, np.random.default_rng(2)
+    time, event, risk = frame["time"].to_numpy(), frame["event"].to_numpy() > 0, frame["risk"].to_numpy()
+    w = rng.integers(0, 3, (3, 70)).astype(float)
+    w[0] = 1
+    got = slope(w, time, event, risk, fold)
+    for b in range(3):
+        rows = np.repeat(np.arange(70), w[b].astype(int))
+        fit = PHReg(time[rows], risk[rows, None], status=event[rows], strata=fold[rows], ties="breslow").fit(disp=0)
+        assert got[b] == pytest.approx(fit.params[0], abs=1e-5)
+
+
+def test_metrics_of_curves_are_left_out_without_curves() -> None:
+    train = survival_frame(150, 51)
+    bare, full = run(survival_frame(60, 1), train), run(survival_frame(60, 1, [200, 400, 600]), train)
+    other = run(survival_frame(60, 1, [100, 200, 400]), train)
+    names = [m.name for m in survival.metrics([400, 600], [bare])]
+    assert names == ["c_harrell", "c_uno", "auroc_td@400", "auroc_td@600", "c_harrell_pooled", "c_harrell_rank"]
+    assert "brier@600" not in [m.name for m in survival.metrics([400, 600], [other])]
+    facts = survival.horizons_of({"bare": [bare], "full": [full], "other": [other]})
+    assert facts["bare"].grid_days.size == 0
+    assert list(facts["full"].grid_days) == list(facts["other"].grid_days) == [200, 400]
+    for parts, name in ((bare, "bare"), (full, "full"), (other, "other")):
+        for metric in survival.metrics([400, 600], [parts]):
+            assert np.isfinite(evaluate(metric, [parts], np.ones((2, 60)), facts[name]).estimate), metric.name
+
+
+def test_offsets_between_runs_move_the_pooled_c_and_not_that_of_ranks() -> None:
+    parts = []
+    for fold in range(3):
+        frame = survival_frame(60, fold).assign(fold=fold)
+        parts.append(Run(0, fold, frame, frame, np.arange(60) + 60 * fold))
+    moved = [Run(0, r.fold, r.frame.assign(risk=r.frame["risk"] + 50 * r.fold), r.train, r.rows) for r in parts]
+    names, facts, w = by_name(survival.metrics([])), survival.horizon_of(parts), np.ones((1, 180))
+    for name, same in (("c_harrell", True), ("c_harrell_rank", True), ("c_harrell_pooled", False)):
+        one, other = (evaluate(names[name], runs, w, facts).estimate for runs in (parts, moved))
+        assert (abs(one - other) < 1e-12) == same, name
+
+
+def test_a_horizon_beyond_follow_up_is_undefined() -> None:
+    train, test = survival_frame(150, 51), survival_frame(60, 1, [400, 90_000])
+    facts = survival.horizon_of([run(test, train)])
+    names = by_name(survival.metrics([90_000]))
+    for name in ("auroc_td@90000", "brier@90000", "observed_expected@90000"):
+        values = evaluate(names[name], [run(test, train)], np.ones((2, 60)), facts)
+        assert np.isnan(values.estimate) and np.isnan(values.resampled).all(), name
+
+
 def test_regression_agrees_with_scipy_and_sklearn() -> None:
     frame = regression_frame(77, 0)
     truth, said = frame["truth"], frame["prediction"]
@@ -148,7 +250,7 @@ def cases() -> list[tuple[Metric, pd.DataFrame, object, pd.DataFrame | None]]:
     return (
         [(m, class_frame(40, TWO.names, 0), TWO, None) for m in classification.METRICS]
         + [(m, class_frame(40, THREE.names, 0), THREE, None) for m in classification.METRICS]
-        + [(m, test, facts, train) for m in survival.metrics([365])]
+        + [(m, test, facts, train) for m in survival.metrics([400])]
         + [(m, regression_frame(40, 0), None, None) for m in regression.METRICS]
     )
 
@@ -197,3 +299,6 @@ def test_what_is_undefined_is_nan_and_counted() -> None:
 def test_ties_in_risk_count_a_half() -> None:
     frame = survival_frame(50, 0).assign(risk=0.0)
     assert value(by_name(survival.metrics([]))["c_harrell"], frame, None) == 0.5
+    near = frame.assign(risk=np.arange(50) * 1e-10)
+    assert value(by_name(survival.metrics([]))["c_harrell"], near, None) == 0.5
+    assert value(by_name(survival.metrics([]))["c_harrell_rank"], near, None) == 0.5

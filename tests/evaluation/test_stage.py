@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histostudy.cohort.outcomes import Outcome
 from histostudy.errors import StudyError
 from histostudy.evaluation import expression, survival_curves
 from histostudy.evaluation.runs import CUTOFF, gather, pool_predictions, runs_of
@@ -24,6 +25,11 @@ DAYS = [30, 91, 182, 365, 548, 730, 1095]
 def study(reference: str = "abmil") -> SimpleNamespace:
     compare = SimpleNamespace(reference=reference, resamples=400, correction="holm", confidence=0.95)
     return SimpleNamespace(seed=0, compare=compare)
+
+
+def outcome(task: SimpleNamespace, y: np.ndarray, **more: object) -> Outcome:
+    nothing = pd.DataFrame(index=pd.Index(IDS, name="patient_id"))
+    return Outcome(task=task, patient_ids=np.array(IDS, dtype=object), y=np.asarray(y, float), adjust=nothing, **more)
 
 
 def splits() -> pd.DataFrame:
@@ -47,7 +53,7 @@ def classification(effects: dict[str, float]) -> tuple:
         frame = pd.DataFrame(keys(model) | {"truth": np.array(["a", "b"])[truth], "prob_a": 1 - prob, "prob_b": prob})
         out[model] = frame.sort_values(["repeat", "fold", "patient_id"], ignore_index=True)
     task = SimpleNamespace(name="t", kind="classification", positive=None)
-    return task, out, SimpleNamespace(patient_ids=IDS, classes=["a", "b"], time=None, event=None)
+    return task, out, outcome(task, truth, classes=["a", "b"])
 
 
 def survival(effects: dict[str, float]) -> tuple:
@@ -61,7 +67,7 @@ def survival(effects: dict[str, float]) -> tuple:
         curve = {f"surv_{d}": np.exp(-d / 900 * np.exp(risk * effect)) for d in DAYS}
         out[model] = pd.DataFrame(keys(model) | {"time": time, "event": event.astype(int), "risk": risk} | curve)
     task = SimpleNamespace(name="t", kind="survival", horizons=[365, 1095])
-    return task, out, SimpleNamespace(patient_ids=IDS, classes=[], time=time, event=event)
+    return task, out, outcome(task, time, time=time, event=event)
 
 
 def genes(effect: dict[str, float], models: tuple[str, ...] = ("abmil",)) -> tuple:
@@ -73,7 +79,7 @@ def genes(effect: dict[str, float], models: tuple[str, ...] = ("abmil",)) -> tup
         columns |= {f"pred_{g}": effect[g] * truth[g] + rng.normal(size=N) for g in effect}
         out[model] = pd.DataFrame(keys(model) | columns)
     task = SimpleNamespace(name="t", kind="expression")
-    return task, out, SimpleNamespace(patient_ids=IDS, classes=[], time=None, event=None)
+    return task, out, outcome(task, np.stack(list(truth.values()), 1), genes=list(effect))
 
 
 def test_classification_finds_what_is_planted_and_not_what_is_not() -> None:
@@ -94,7 +100,7 @@ def test_classification_finds_what_is_planted_and_not_what_is_not() -> None:
     ]  # fmt: skip
     assert pairs.loc[("prior", "abmil"), "p_adjusted"] < 0.05 and pairs.loc[("prior", "abmil"), "high"] < 0
     assert pairs.loc[("twin", "abmil"), "p_adjusted"] > 0.05
-    assert set(result.curves) == {"roc", "pr", "calibration", "confusion"}
+    assert set(result.curves) == {"roc", "pr", "calibration", "confusion", "decision", "folds"}
     roc = result.curves["roc"].query("model == 'abmil'")
     assert (roc["low"] <= roc["high"]).all() and roc["tpr"].is_monotonic_increasing
     assert np.trapezoid(roc["tpr"], roc["fpr"]) == pytest.approx(roc["estimate"].iloc[0], abs=0.01)
@@ -239,7 +245,7 @@ def regression(constant: dict[str, list[int]]) -> tuple:
         prediction = np.where(np.isin(FOLD, folds), 0.5, said)
         out[model] = pd.DataFrame(keys(model) | {"truth": truth, "prediction": prediction})
     task = SimpleNamespace(name="t", kind="regression")
-    return task, out, SimpleNamespace(patient_ids=IDS, classes=[], time=None, event=None)
+    return task, out, outcome(task, truth)
 
 
 def test_models_are_compared_on_the_runs_where_both_are_defined() -> None:

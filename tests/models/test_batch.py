@@ -51,9 +51,9 @@ def gated_loop(model: torch.nn.Module, bag: torch.Tensor) -> torch.Tensor:
     tiles = [np.maximum(x @ p["embed.0.weight"].T + p["embed.0.bias"], 0) for x in bag.numpy()]
     scores = []
     for h in tiles:
-        value = np.tanh(p["value.weight"] @ h + p["value.bias"])
-        gate = 1 / (1 + np.exp(-(p["gate.weight"] @ h + p["gate.bias"])))
-        scores.append(float(p["score.weight"][0] @ (value * gate) + p["score.bias"][0]))
+        value = np.tanh(p["attention.value.weight"] @ h + p["attention.value.bias"])
+        gate = 1 / (1 + np.exp(-(p["attention.gate.weight"] @ h + p["attention.gate.bias"])))
+        scores.append(float(p["attention.score.weight"][0] @ (value * gate) + p["attention.score.bias"][0]))
     weights = np.exp(scores) / np.exp(scores).sum()
     return torch.from_numpy(sum(w * h for w, h in zip(weights, tiles, strict=True)))
 

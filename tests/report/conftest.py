@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from histostudy.report.context import FigureItem, ReportContext
-from histostudy.study import parse_study, resolve
+from histostudy.studyfile import parse_study, resolve
 
 SVG = (
     b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 300 200"><path d="M20 180 C80 20 140 20 280 20" '

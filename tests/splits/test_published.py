@@ -140,3 +140,25 @@ def test_the_folds_of_the_hipt_paper(shared_data: Path) -> None:
     survival = read_published(tcga / "hipt_survival_splits" / "tcga_luad", patients)
     assert all(n["val_is_test"] for n in survival.attrs["published"])
     assert survival[survival["part"] == "test"]["patient_id"].is_unique
+
+
+def test_published_folds_are_used_again_in_each_repeat(tmp_path: Path) -> None:
+    folder = clam(tmp_path / "f", 0, train=["p1", "p2", "p3"], val=["p4", "p5"])
+    clam(folder, 1, train=["p3", "p4", "p5"], val=["p1", "p2"])
+    splits = make_splits(PATIENTS, [], Splits(published=folder, repeats=6), 0, SLIDES)
+    assert splits.groupby(["repeat", "fold"]).ngroups == 12
+    one = read_published(folder, PATIENTS, SLIDES)
+    assert splits[splits["repeat"] == 0].reset_index(drop=True).equals(one)
+    inner = {fold: set() for fold in (0, 1)}
+    for (_, fold), rows in splits.groupby(["repeat", "fold"]):
+        tested = {"p4", "p5"} if fold == 0 else {"p1", "p2"}
+        assert set(rows.loc[rows["part"] == "test", "patient_id"]) == tested
+        inner[fold] |= set(rows.loc[rows["part"] == "val", "patient_id"])
+    assert all(len(found) > 1 for found in inner.values())  # the inner part is drawn anew
+
+
+def test_published_repeats_stay_as_they_are(tmp_path: Path) -> None:
+    patients = pd.DataFrame({"patient_id": [f"p{i}" for i in range(20)]})
+    drawn = make_splits(patients, [], Splits(folds=4, repeats=2), 0)
+    write_table(tmp_path / "splits.csv", drawn)
+    pd.testing.assert_frame_equal(read_published(tmp_path, patients, repeats=5), drawn)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from histostudy.cohort.outcomes import Outcome
-from histostudy.study import Study, parse_study
+from histostudy.study import Study
+from histostudy.studyfile import parse_study
 
 
 @dataclass
@@ -20,6 +21,7 @@ class PackedBags:
     features: np.ndarray
     offsets: np.ndarray
     patient_ids: list[str]
+    positions: str = "unknown"
 
     @classmethod
     def of(cls, bags: dict[str, np.ndarray]) -> PackedBags:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from histostudy.errors import StudyError
 from histostudy.plan import make_plan, use_this_environment
-from histostudy.study import read_study_file
+from histostudy.studyfile import read_study_file
 
 
 def plan_study():
@@ -39,6 +39,8 @@ FOLDERS = {
     "source": str(PLAN.layout.source),
 }
 LOGS = f"logs/{STUDY.study}"
+# a study of tables alone has no features
+INDEX = [str(PLAN.layout.features_table)] if STUDY.has_slides else []
 PRECOMPUTED = STUDY.features.precomputed is not None
 ENVIRONMENT = "../../envs/environment.yaml"
 
@@ -57,6 +59,16 @@ def members(wildcards):
 def model_settings(wildcards):
     """Digest of what the runs of a model on a task depend on."""
     return PLAN.model_settings(wildcards.task, wildcards.model)
+
+
+def model_inputs(wildcards):
+    """Foreign predictions, or the runs of the models that this one builds on."""
+    return PLAN.model_inputs(wildcards.task, wildcards.model)
+
+
+def transfers():
+    """Tables of the models that are tried on the other tasks."""
+    return [str(PLAN.layout.transfer(model)) for model in STUDY.compare.transfer]
 
 
 def gpus_of_model(wildcards):

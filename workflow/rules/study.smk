@@ -2,7 +2,7 @@
 rule cohort:
     input:
         tables=PLAN.tables,
-        index=PLAN.layout.features_table,
+        index=INDEX,
     output:
         flow=f"{HOME}/cohort_flow.json",
         table_one=f"{HOME}/table_one.csv",
@@ -26,7 +26,7 @@ rule cohort:
 rule split:
     input:
         tables=PLAN.tables,
-        index=PLAN.layout.features_table,
+        index=INDEX,
     output:
         splits=f"{HOME}/splits.csv",
         leakage=f"{HOME}/leakage.json",
@@ -52,8 +52,9 @@ rule split:
 rule train:
     input:
         tables=PLAN.tables,
-        index=PLAN.layout.features_table,
+        index=INDEX,
         splits=f"{HOME}/splits.csv",
+        others=model_inputs,
     output:
         f"{HOME}/runs/{{task}}/{{model}}/runs.parquet",
     log:
@@ -78,7 +79,7 @@ rule train:
 rule evaluate:
     input:
         tables=PLAN.tables,
-        index=PLAN.layout.features_table,
+        index=INDEX,
         splits=f"{HOME}/splits.csv",
         runs=runs_of_task,
     output:
@@ -102,14 +103,39 @@ rule evaluate:
         "histostudy evaluate --study {params.study} --task {wildcards.task} > {log} 2>&1"
 
 
+rule transfer:
+    input:
+        runs=lambda wildcards: [f"{HOME}/runs/{t.name}/{wildcards.model}/runs.parquet" for t in STUDY.tasks],
+        tables=PLAN.tables,
+        index=INDEX,
+    output:
+        f"{HOME}/tables/transfer_{{model}}.csv",
+    log:
+        f"{LOGS}/transfer/{{model}}.log",
+    benchmark:
+        f"{LOGS}/benchmarks/transfer/{{model}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=8000,
+    params:
+        study=PLAN.file,
+        settings=PLAN.settings("compare", "seed"),
+        code=PLAN.code("transfer"),
+    shell:
+        "histostudy transfer --study {params.study} --model {wildcards.model} > {log} 2>&1"
+
+
 rule figures:
     input:
         tables=PLAN.tables,
-        index=PLAN.layout.features_table,
+        index=INDEX,
         flow=f"{HOME}/cohort_flow.json",
         runs=runs_of_study,
         metrics=results_of_study("metrics"),
         comparison=results_of_study("comparison"),
+        transfer=transfers(),
     output:
         figure_files(),
     log:
@@ -131,7 +157,7 @@ rule figures:
 rule report:
     input:
         tables=PLAN.tables,
-        slides=PLAN.layout.slides_table,
+        slides=PLAN.layout.slides_table if STUDY.has_slides else [],
         flow=f"{HOME}/cohort_flow.json",
         table_one=f"{HOME}/table_one.csv",
         leakage=f"{HOME}/leakage.json" if STUDY.tasks else [],

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histostudy.cohort.identifiers import is_missing
-from histostudy.cohort.tables import ROW, number, read_table
+from histostudy.cohort.tables import ROW, number
 from histostudy.errors import TableError, at
+from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
-    from histostudy.study import Classification, Expression, Regression, Survival, Task
+    from histostudy.study import Classification, Regression, Survival, Task
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Outcome:
         The covariates of the clinical model: float where every cell is a number, text otherwise; NaN is missing.
     excluded : dict
         Patient id to the reason why he is not in `patient_ids`.
+    patient_of : dict
+        Of a task at the level of spots, whose ids `patient_ids` then holds: the patient each is of. Else empty.
     """
 
     task: Task
@@ -61,6 +64,7 @@ class Outcome:
     classes: list[str] = field(default_factory=list)
     genes: list[str] = field(default_factory=list)
     excluded: dict[str, str] = field(default_factory=dict)
+    patient_of: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -113,20 +117,51 @@ def outcome_of(task: Task, patients: pd.DataFrame, source: str | Path = "patient
         Naming file, row and column: a column that is not there, a time that is no number or negative, an event
         that is neither 0 nor 1, one class only, no event, one value only, nobody with the outcome.
     """
+    from histostudy.cohort.expression import expression_of
+
     patients = patients.sort_values("patient_id", ignore_index=True)
+    others = _others(task, patients, source)
+    patients = patients[~patients["patient_id"].isin(others)].reset_index(drop=True)
     find = {
         "classification": _classification, "survival": _survival, "regression": _regression,
-        "expression": _expression,
+        "expression": expression_of,
     }[task.kind]  # fmt: skip
-    columns = _Columns(patients, source)
+    columns = Columns(patients, source)
     values, excluded = find(task, columns)  # type: ignore[operator]
+    if task.permute is not None:
+        values = _permuted(values, task)
     ids = patients["patient_id"].to_numpy(dtype=object)
     kept = np.array([patient not in excluded for patient in ids], dtype=bool)
     adjust = columns.covariates(task.adjust)[kept]
-    return Outcome(task=task, patient_ids=ids[kept], adjust=adjust, excluded=excluded, **values)
+    return Outcome(task=task, patient_ids=ids[kept], adjust=adjust, excluded=others | excluded, **values)
 
 
-class _Columns:
+def _others(task: Task, patients: pd.DataFrame, source: str | Path) -> dict[str, str]:
+    """Patients whom the task's `where` leaves out, with the reason."""
+    columns = Columns(patients, source)
+    out: dict[str, str] = {}
+    for column, wanted in task.where.items():
+        values = {str(v) for v in (wanted if isinstance(wanted, list) else [wanted])}
+        cells = columns.cells(column)
+        if not values & set(cells):
+            known = sorted({c for c in cells if c is not None})
+            raise TableError(
+                f"no patient of task {task.name!r} is {' or '.join(sorted(values))}",
+                where=columns.where(column),
+                todo=f"it has {', '.join(known[:8])}",
+            )
+        reason = f"not {column} {' or '.join(sorted(values))}"
+        out = {p: reason for p, c in zip(columns.ids, cells, strict=True) if c not in values} | out
+    return out
+
+
+def _permuted(values: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Outcomes shuffled among their patients; what belongs together (time and event, genes) stays together."""
+    order = np.random.default_rng(derive_seed(int(task.permute or 0), "permute")).permutation(len(values["y"]))
+    return {k: v[order] if isinstance(v, np.ndarray) else v for k, v in values.items()}
+
+
+class Columns:
     """Columns of the patient table as checked cells."""
 
     def __init__(self, table: pd.DataFrame, source: str | Path) -> None:
@@ -173,10 +208,12 @@ class _Columns:
         return pd.DataFrame(out, index=pd.Index(self.ids, name="patient_id", dtype="str"))
 
 
-_Found = tuple[dict[str, Any], dict[str, str]]
+#: Fields of an `Outcome`, and the patients left out with reasons.
+Found = tuple[dict[str, Any], dict[str, str]]
 
 
-def _somebody(present: np.ndarray, columns: _Columns, column: str, task: Task) -> None:
+def somebody(present: np.ndarray, columns: Columns, column: str, task: Task) -> None:
+    """Refuse a task whose outcome nobody has."""
     if not present.any():
         raise TableError(
             f"no patient of this cohort has the outcome of task {task.name!r}",
@@ -185,14 +222,15 @@ def _somebody(present: np.ndarray, columns: _Columns, column: str, task: Task) -
         )
 
 
-def _missing(columns: _Columns, present: np.ndarray, reason: str) -> dict[str, str]:
+def missing(columns: Columns, present: np.ndarray, reason: str) -> dict[str, str]:
+    """The patients who are not `present`, with the reason."""
     return {p: reason for p, ok in zip(columns.ids, present, strict=True) if not ok}
 
 
-def _classification(task: Classification, columns: _Columns) -> _Found:
+def _classification(task: Classification, columns: Columns) -> Found:
     cells = columns.cells(task.target)
     present = np.array([c is not None for c in cells], dtype=bool)
-    _somebody(present, columns, task.target, task)
+    somebody(present, columns, task.target, task)
     labels = _tidy([c for c in cells if c is not None])
     classes = sorted(set(labels))
     where = columns.where(task.target)
@@ -224,7 +262,7 @@ def _classification(task: Classification, columns: _Columns) -> _Found:
         classes = [c for c in classes if c != task.positive] + [task.positive]
     number_of = {c: float(k) for k, c in enumerate(classes)}
     y = np.array([number_of[c] for c in labels], dtype=np.float64)
-    return {"y": y, "classes": classes}, _missing(columns, present, f"no {task.target}")
+    return {"y": y, "classes": classes}, missing(columns, present, f"no {task.target}")
 
 
 def _tidy(labels: list[str]) -> list[str]:
@@ -238,7 +276,7 @@ def _tidy(labels: list[str]) -> list[str]:
     return labels
 
 
-def _survival(task: Survival, columns: _Columns) -> _Found:
+def _survival(task: Survival, columns: Columns) -> Found:
     time = columns.numbers(task.time, "a time in days")
     for i in np.flatnonzero(time < 0)[:1]:
         raise TableError(
@@ -257,12 +295,12 @@ def _survival(task: Survival, columns: _Columns) -> _Found:
             raise TableError(
                 f"{cell!r} is no event", where=columns.where(task.event, i), todo="write 1 (event) or 0 (censored)"
             )
-    excluded = _missing(columns, known, f"no {task.event}")
-    excluded |= _missing(columns, np.isfinite(time), f"no {task.time}")
+    excluded = missing(columns, known, f"no {task.event}")
+    excluded |= missing(columns, np.isfinite(time), f"no {task.time}")
     # censored on day 0: never at risk, compared with nobody
-    excluded |= _missing(columns, ~((time == 0) & known & ~event), "no follow-up (censored on day 0)")
+    excluded |= missing(columns, ~((time == 0) & known & ~event), "no follow-up (censored on day 0)")
     kept = np.array([p not in excluded for p in columns.ids], dtype=bool)
-    _somebody(kept, columns, task.time, task)
+    somebody(kept, columns, task.time, task)
     time, event = time[kept], event[kept]
     if not event.any():
         raise TableError(
@@ -279,64 +317,12 @@ def _survival(task: Survival, columns: _Columns) -> _Found:
     return {"y": time, "time": time, "event": event}, excluded
 
 
-def _regression(task: Regression, columns: _Columns) -> _Found:
+def _regression(task: Regression, columns: Columns) -> Found:
     values = columns.numbers(task.target)
     present = np.isfinite(values)
-    _somebody(present, columns, task.target, task)
+    somebody(present, columns, task.target, task)
     if len(set(values[present])) == 1:
         raise TableError(
             f"every patient has {values[present][0]:g}", where=columns.where(task.target), todo="drop the task"
         )
-    return {"y": values[present]}, _missing(columns, present, f"no {task.target}")
-
-
-def _expression(task: Expression, columns: _Columns) -> _Found:
-    path = task.table
-    table = read_table(path)
-    key = "patient_id" if "patient_id" in table else str(table.columns[0])
-    own = _Columns(table.rename(columns={key: "patient_id"}), path)
-    names = [str(c) for c in table.columns if c not in (key, ROW)]
-    genes = names if task.genes is None else list(task.genes)
-    if not genes:
-        raise TableError("no genes", where=path, todo="one column a gene beside patient_id")
-    rows: dict[str, int] = {}
-    for i, patient in enumerate(own.ids):
-        if patient in rows:
-            raise TableError(
-                f"{patient!r} is in row {own.rows[rows[patient]]} too",
-                where=own.where(key, i),
-                todo="keep one row a patient",
-            )
-        rows[patient] = i
-    order = [rows.get(p, -1) for p in columns.ids]
-    listed = np.array([i >= 0 for i in order], dtype=bool)
-    values = np.column_stack([own.numbers(gene) for gene in genes])[[i for i in order if i >= 0]]
-    if task.log:
-        for i, j in np.argwhere(values < 0)[:1]:
-            source_row = [i for i in order if i >= 0][i]
-            raise TableError(
-                f"expression of {values[i, j]:g} cannot be logged",
-                where=own.where(genes[j], source_row),
-                todo="set `log: false` if the table is in logs already",
-            )
-        values = np.log2(1 + values)
-    complete = np.isfinite(values).all(axis=1)
-    present = listed.copy()
-    present[listed] = complete
-    if not present.any():
-        raise TableError(
-            f"no patient of this cohort is in it with all {len(genes)} genes",
-            where=path,
-            todo=f"its first id is {own.ids[0]!r}, the cohort's {columns.ids[0]!r}; name complete `genes`",
-        )
-    values = values[complete]
-    flat = [g for g, spread in zip(genes, np.ptp(values, axis=0), strict=True) if spread == 0]
-    if len(flat) == len(genes):
-        raise TableError("every gene is constant", where=path, todo="check the table")
-    if flat:
-        logger.warning("task %s: %d genes do not vary and are left out (%s)", task.name, len(flat), flat[0])
-        values = values[:, [g not in flat for g in genes]]
-        genes = [g for g in genes if g not in flat]
-    excluded = _missing(columns, listed, "not in the expression table")
-    excluded |= _missing(columns, present | ~listed, "a gene is missing")
-    return {"y": values, "genes": genes}, excluded
+    return {"y": values[present]}, missing(columns, present, f"no {task.target}")

@@ -362,6 +362,14 @@ def join(slides: pd.DataFrame, patients: pd.DataFrame | None = None, source: str
     return Cohort(slides, patients, flow, source)
 
 
+def _patients_alone(patients: pd.DataFrame, source: str) -> Cohort:
+    """A cohort of tables: nobody has a slide, and nobody is left out for it."""
+    slides = patients.iloc[:0].reindex(columns=["slide_id", "patient_id", "path", "mpp", ROW])
+    flow = Flow()
+    flow.start("patients", slides, extra_patients=set(patients["patient_id"]))
+    return Cohort(slides, patients, flow, source)
+
+
 def _exclusions(slides: pd.DataFrame) -> dict[str, str]:
     """Slides that the table excludes, with the reason it gives."""
     if "exclude" not in slides:
@@ -381,8 +389,10 @@ def _site_of_slides(slides: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFram
     return patients.assign(site=patients["patient_id"].map(sites).astype("str"))
 
 
-def read_cohort(slides: str | Path, patients: str | Path | None = None) -> Cohort:
-    """Read, check and join both tables."""
+def read_cohort(slides: str | Path | None, patients: str | Path | None = None) -> Cohort:
+    """Read, check and join both tables; without slides all patients are kept."""
+    if slides is None:
+        return _patients_alone(read_patients(str(patients)), str(patients))
     return join(
         read_slides(slides),
         None if patients is None else read_patients(patients),

@@ -1,4 +1,4 @@
-"""Kaplan-Meier of the event and of censoring, and the log-rank test."""
+"""Kaplan-Meier of the event and of censoring, the log-rank test and the hazard ratio of two groups."""
 
 from __future__ import annotations
 
@@ -90,6 +90,28 @@ def censoring(time: Floats, event: NDArray[np.bool_]) -> Step:
     left = at_risk - events
     factor: Floats = np.where(left > 0, 1 - censored / np.where(left > 0, left, 1), 1.0)
     return Step(distinct, np.cumprod(factor, dtype=float))
+
+
+def survival_at(w: Floats, time: Floats, event: NDArray[np.bool_], days: float) -> Floats:
+    """Kaplan-Meier estimate of S(days) on each resample.
+
+    Parameters
+    ----------
+    w : ndarray, shape (B, n)
+        How often each patient occurs.
+    time, event : ndarray, shape (n,)
+    days : float
+
+    Returns
+    -------
+    ndarray, shape (B,)
+        NaN where nobody is followed past `days`.
+    """
+    moments = np.unique(time[event & (time <= days)])
+    at_risk = w @ (time[:, None] >= moments).astype(float)
+    events = w @ ((time[:, None] == moments) & event[:, None]).astype(float)
+    left = 1 - np.where(at_risk > 0, events / np.where(at_risk > 0, at_risk, 1), 0)
+    return np.where(w @ (time > days).astype(float) > 0, left.prod(1), np.nan)
 
 
 def log_rank(time: Floats, event: NDArray[np.bool_], high: NDArray[np.bool_], strata: NDArray) -> float:

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from histostudy.errors import StudyError
-from histostudy.evaluation import curves, expression, survival_curves
-from histostudy.evaluation.bootstrap import Floats, bootstrap_weights, interval
-from histostudy.evaluation.comparison import MAIN_METRIC, Pair, compare, pair_runs
+from histostudy.evaluation import appendix, expression
+from histostudy.evaluation.appendix import Beside
+from histostudy.evaluation.bootstrap import Floats, block_groups, bootstrap_weights, interval
+from histostudy.evaluation.comparison import MAIN_METRIC, Pair, compare, pair_runs, resampling_ratio
+from histostudy.evaluation.delong import delong_test
 from histostudy.evaluation.metrics import classification, regression, survival
 from histostudy.evaluation.metrics.base import Metric, Run, Values, evaluate
-from histostudy.evaluation.runs import check, pool_predictions, runs_of, training_outcomes
+from histostudy.evaluation.runs import check, runs_of, training_outcomes
 from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Side of the blocks in which spots of a section are resampled, um: neighbours are not independent.
+BLOCK_UM = 500.0
+NOTHING = Beside()
 METRIC_COLUMNS = [
     "task", "model", "metric", "gene", "estimate", "low", "high", "n", "events", "pooling", "runs", "undefined",
     "resamples", "p", "q",
@@ -41,7 +46,7 @@ class Evaluation(NamedTuple):
     comparison : DataFrame
         See `comparison.compare`.
     curves : dict of str to DataFrame
-        roc, pr, calibration, confusion | km, calibration | scatter | genes; the names of the figures' tables.
+        What the figures are drawn from, by name: see `histostudy.evaluation.appendix`.
     """
 
     metrics: pd.DataFrame
@@ -50,13 +55,18 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_task(
-    study: Study, task: Task, predictions: Mapping[str, pd.DataFrame], outcome: Outcome, splits: pd.DataFrame
+    study: Study,
+    task: Task,
+    predictions: Mapping[str, pd.DataFrame],
+    outcome: Outcome,
+    splits: pd.DataFrame,
+    beside: Beside = NOTHING,
 ) -> Evaluation:
     """Evaluate all models of a task on the same resamples of its patients.
 
-    Patients are resampled within the fold that tests them where each is tested once, else over all patients.
-    Resampling patients leaves out the variance of training: an interval says how the number would move with
-    other test patients, not with another training.
+    Patients are resampled within the fold that tests them where each is tested once, else over all patients; spots
+    of a section in blocks of neighbours. Resampling patients leaves out the variance of training: an interval says
+    how the number would move with other test patients, not with another training.
 
     Parameters
     ----------
@@ -69,6 +79,8 @@ def evaluate_task(
         Of the task; gives the classes and the outcomes of the training parts.
     splits : DataFrame
         repeat, fold, patient_id, part.
+    beside : Beside
+        What some tables need more.
 
     Raises
     ------
@@ -84,23 +96,31 @@ def evaluate_task(
     once = tested.drop_duplicates("patient_id")
     strata = once["fold"].to_numpy() if len(once) == len(tested) else np.zeros(len(once), int)
     seed = derive_seed(study.seed, "bootstrap", task.name)
-    weights = bootstrap_weights(strata, compared.resamples, seed)
+    weights = bootstrap_weights(strata, compared.resamples, seed, _blocks(once, beside.places))
     train = training_outcomes(outcome, splits)
     patients = once["patient_id"].tolist()
     runs = {model: runs_of(frame, patients, train) for model, frame in predictions.items()}
     references = [m for m in dict.fromkeys([compared.reference, "clinical"]) if m is not None and m in predictions]
+    main: dict[str, Values] = {}
     if task.kind == "expression":
         tables, pair = _genes(runs, weights, compared.confidence, references)
     else:
-        tables, pair = _metrics(task, runs, weights, compared.confidence, outcome)
+        tables, pair, main = _metrics(task, runs, weights, compared.confidence, outcome)
     metrics = pd.concat(tables, ignore_index=True)
     metrics["task"], metrics["n"], metrics["events"] = task.name, len(once), _events(task, once, outcome)
     wanted = [c for c in METRIC_COLUMNS if c in metrics]
     comparison = compare(
         task.name, MAIN_METRIC[task.kind], list(runs), pair, references,
         n=len(once), confidence=compared.confidence, correction=compared.correction,
+        delong=delong_test(runs, classes_of(task, outcome)) if task.kind == "classification" else None,
+        ratio=resampling_ratio(splits),
     )  # fmt: skip
-    return Evaluation(metrics[wanted], comparison, _curves(task, runs, weights, compared.confidence, outcome, metrics))
+    shown = _appendix(task, runs, weights, compared.confidence, outcome, metrics, splits, beside, study.seed)
+    if main:
+        shown["folds"] = appendix.folds(
+            MAIN_METRIC[task.kind], main, runs, lambda run: _events(task, run.frame, outcome)
+        )
+    return Evaluation(metrics[wanted], comparison, {n: t.reset_index(drop=True) for n, t in shown.items()})
 
 
 def classes_of(task: Task, outcome: Outcome) -> classification.Classes:
@@ -110,24 +130,34 @@ def classes_of(task: Task, outcome: Outcome) -> classification.Classes:
     return classification.Classes(names, str(positive) if positive is not None else names[-1])
 
 
+def _blocks(once: pd.DataFrame, places: pd.DataFrame | None) -> np.ndarray | None:
+    """Blocks of neighbouring spots, in the order of the units; None for patients."""
+    if places is None:
+        return None
+    at = places.set_index("spot_id").loc[once["patient_id"]]
+    x, y, slide = at["x_um"].to_numpy(), at["y_um"].to_numpy(), at["slide_id"].to_numpy()
+    return block_groups(x, y, slide, BLOCK_UM)
+
+
 #: The metrics of each model, and what pairs two models on the main one.
 Tables = tuple[list[pd.DataFrame], Callable[[str, str], Pair]]
 
 
 def _metrics(
     task: Task, runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float, outcome: Outcome
-) -> Tables:
-    names: tuple[Metric, ...]
-    facts: object
-    if task.kind == "classification":
-        names, facts = classification.METRICS, classes_of(task, outcome)
-    elif task.kind == "survival":
-        names, facts = survival.metrics(task.horizons), survival.horizon_of(next(iter(runs.values())))
-    else:
-        names, facts = regression.METRICS, None
+) -> tuple[list[pd.DataFrame], Callable[[str, str], Pair], dict[str, Values]]:
+    horizons = survival.horizons_of(runs) if task.kind == "survival" else {}
     tables: list[pd.DataFrame] = []
     main: dict[str, Values] = {}
     for model, parts in runs.items():
+        names: tuple[Metric, ...]
+        facts: object
+        if task.kind == "classification":
+            names, facts = classification.METRICS, classes_of(task, outcome)
+        elif task.kind == "survival":
+            names, facts = survival.metrics(task.horizons, parts), horizons[model]
+        else:
+            names, facts = regression.METRICS, None
         rows = []
         for metric in names:
             values = evaluate(metric, parts, weights, facts)
@@ -144,7 +174,7 @@ def _metrics(
             row |= {"pooling": metric.pooling, "runs": values.runs, "undefined": values.undefined}
             rows.append(row | {"resamples": len(weights)})
         tables.append(pd.DataFrame(rows))
-    return tables, lambda one, other: pair_runs(main[one], main[other])
+    return tables, lambda one, other: pair_runs(main[one], main[other]), main
 
 
 def _genes(runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float, references: Sequence[str]) -> Tables:
@@ -156,7 +186,7 @@ def _genes(runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float
         others = [m for m in (runs if model in references else references) if m != model]
         both = {m: mine & defined[m].reindex(columns=mine.columns, fill_value=False) for m in others}
         genes = expression.evaluate_genes(
-            parts, weights, confidence, {m: table.to_numpy() for m, table in both.items()}
+            parts, weights, confidence, {m: table.to_numpy() for m, table in both.items()}, runs.get("prior")
         )
         tables.append(genes.rows.assign(model=model))
         shared[model] = genes.shared
@@ -177,41 +207,29 @@ def _events(task: Task, once: pd.DataFrame, outcome: Outcome) -> int | None:
     return None
 
 
-def _curves(
+def _appendix(
     task: Task,
     runs: Mapping[str, Sequence[Run]],
     weights: Floats,
     confidence: float,
     outcome: Outcome,
     metrics: pd.DataFrame,
+    splits: pd.DataFrame,
+    beside: Beside,
+    seed: int,
 ) -> dict[str, pd.DataFrame]:
-    parts: dict[str, list[pd.DataFrame]] = {}
-
-    def add(name: str, table: pd.DataFrame) -> None:
-        parts.setdefault(name, []).append(table)
-
-    for model, mine in runs.items():
-        if task.kind == "classification":
-            classes = classes_of(task, outcome)
-            roc, pr = curves.band_curves(model, mine, weights, classes, confidence)
-            add("roc", roc)
-            add("pr", pr)
-            add("calibration", curves.calibration(model, mine, weights, classes, confidence))
-            add("confusion", curves.confusion(model, mine, classes))
-        elif task.kind == "survival":
-            add("km", survival_curves.kaplan_meier(model, mine, confidence))
-            add("calibration", survival_curves.calibration(model, mine, task.horizons, confidence))
-        elif task.kind == "regression":
-            pooled = pool_predictions([run.frame for run in mine])
-            add("scatter", pooled[["patient_id", "truth", "prediction", "fold"]].assign(model=model))
-    out = {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
+    if task.kind == "classification":
+        out = appendix.of_classification(runs, weights, classes_of(task, outcome), confidence)
+    elif task.kind == "survival":
+        out = appendix.of_survival(runs, weights, task.horizons, confidence, outcome)
+    elif task.kind == "regression":
+        out = appendix.of_regression(runs)
+    else:
+        out = appendix.of_expression(runs, weights, confidence, metrics, outcome, splits, beside, seed)
     for name, metric in (("roc", "auroc"), ("pr", "auprc"), ("scatter", "pearson")):
         if name in out and len(out[name]):
             out[name] = _with_estimate(out[name], metrics, metric)
-    if task.kind == "expression":
-        one = (metrics["metric"] == "pearson") & (metrics["gene"] != expression.ALL)
-        out["genes"] = metrics.loc[one, ["model", "gene", "estimate", "low", "high", "p", "q", "n"]]
-    return {name: table.reset_index(drop=True) for name, table in out.items()}
+    return out
 
 
 def _with_estimate(table: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataFrame:

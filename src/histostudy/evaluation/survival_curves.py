@@ -10,7 +10,9 @@ import pandas as pd
 
 from histostudy.evaluation.censoring import hazard_ratio, life_table, log_rank
 from histostudy.evaluation.metrics.base import Run
+from histostudy.evaluation.metrics.kernels import Floats
 from histostudy.evaluation.metrics.survival import outcome
+from histostudy.evaluation.pooling import TRAINING, pooled_strata
 from histostudy.evaluation.runs import CUTOFF, pool_predictions
 
 STRATA = ("low risk", "high risk")
@@ -59,9 +61,38 @@ def kaplan_meier(model: str, runs: Sequence[Run], confidence: float) -> pd.DataF
     if high.all() or not high.any():
         return pd.DataFrame()
     time, event, fold = table["time"].to_numpy(float), table["event"].to_numpy(bool), table["fold"].to_numpy(str)
-    ratio, low_end, high_end = hazard_ratio(time, event, high, fold, confidence)
+    return _two_curves(model, time, event, high, fold, rule, confidence)
+
+
+def km_pooled(model: str, runs: Sequence[Run], confidence: float) -> pd.DataFrame:
+    """Kaplan-Meier curves cut by rank within the fold and at the median of the pooled raw risk, side by side.
+
+    Returns
+    -------
+    DataFrame
+        As `kaplan_meier`, with a column `pooling` (see `pooling.pooled_strata`); the log-rank test of the raw pooled
+        risk ignores the fold, as it is often published.
+    """
+    out = []
+    for part in pooled_strata(runs):
+        if part.pooling != TRAINING and part.high.any() and not part.high.all():
+            curves = _two_curves(model, part.time, part.event, part.high, part.strata, part.pooling, confidence)
+            out.append(curves.assign(pooling=part.pooling))
+    return pd.concat(out, ignore_index=True) if out else pd.DataFrame()
+
+
+def _two_curves(
+    model: str,
+    time: Floats,
+    event: np.ndarray,
+    high: np.ndarray,
+    strata: np.ndarray,
+    rule: str,
+    confidence: float,
+) -> pd.DataFrame:
+    ratio, low_end, high_end = hazard_ratio(time, event, high, strata, confidence)
     about: dict[str, Any] = {
-        "p": log_rank(time, event, high, fold),
+        "p": log_rank(time, event, high, strata),
         "hr": ratio,
         "hr_low": low_end,
         "hr_high": high_end,

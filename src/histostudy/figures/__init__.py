@@ -4,20 +4,34 @@
 """
 
 from histostudy.figures import (  # noqa: F401  (each registers itself)
+    added_value,
     attention_map,
+    brier,
     calibration,
     cohort_flow,
     comparison_forest,
     confusion,
     contact_sheet,
+    cox_forest,
+    decision_curve,
+    epoch_choice,
     feature_pca,
+    folds,
+    gene_scatter,
     genes,
     kaplan_meier,
+    km_pooled,
     metrics_forest,
+    modalities,
     pr,
     regression_scatter,
     roc,
+    spatial_gene,
+    subtypes,
+    td_auc,
     top_tiles,
+    transfer_matrix,
+    within_patient,
 )
 from histostudy.figures.registry import FIGURES, FigureEntry, FigureSpec
 

@@ -20,8 +20,12 @@ LABELS = {
     "ece": ("calibration error (low is good)", 0.0), "c_harrell": ("Harrell's c", 0.5), "c_uno": ("Uno's c", 0.5),
     "ibs": ("integrated Brier (low is good)", None), "r2": ("R\u00b2", 0.0),
     "mae": ("absolute error (low is good)", None), "pearson": ("Pearson's r", 0.0),
-    "spearman": ("Spearman's \u03c1", 0.0),
+    "spearman": ("Spearman's \u03c1", 0.0), "skill": ("skill over the training mean", 0.0),
+    "ibs_skill": ("integrated Brier skill over K-M", 0.0), "calibration_slope": ("calibration slope (1 is good)", 1.0),
+    "c_harrell_rank": ("c of ranks within folds", 0.5),
 }  # fmt: skip
+#: In the tables, but not in this figure: they have a curve of their own, or are there to be compared with the main one.
+LEFT_OUT = ("brier@", "observed_expected@", "c_harrell_pooled")
 
 
 @figure(
@@ -37,6 +41,7 @@ def metrics_forest(table: pd.DataFrame) -> Figure:
     """Draw the metrics of a task: model, metric, estimate, low, high, n [, gene: the rows of ``all``]."""
     if "gene" in table:
         table = table[table["gene"] == "all"]
+    table = table[~table["metric"].str.startswith(LEFT_OUT)]
     models, metrics = style.ordered(table, "model"), style.ordered(table, "metric")
     looks = style.appearance(models)
     with style.style():
@@ -47,6 +52,8 @@ def metrics_forest(table: pd.DataFrame) -> Figure:
             if useless is not None:
                 ax.axvline(useless, color=style.GREY, linewidth=0.8, linestyle=":")
             for row, model in enumerate(models):
+                if model not in part.index:  # foreign risks have no survival curves to score
+                    continue
                 one = part.loc[model]
                 if np.isfinite(one.estimate):
                     ax.plot([one.low, one.high], [row, row], color=looks[model]["color"], linewidth=1.2)

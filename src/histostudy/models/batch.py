@@ -6,12 +6,48 @@ cost what they hold, and nothing of one bag can reach another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A table beside the slides: omics, mutations, clinical covariates.
+
+    Parameters
+    ----------
+    name : str
+        As the study names it.
+    columns : tuple of str
+        (P,) its columns, in the order of the values.
+    groups : tuple of tuple of int
+        Column numbers of each functional group, such as a pathway; a column may be in several. One group of all
+        columns where the study names none.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ModalityValues:
+    """Values of one modality for the patients of a batch.
+
+    Parameters
+    ----------
+    values : Tensor
+        (B, P) float32, standardised on the training part; zeros in the rows of patients who do not have it.
+    present : Tensor
+        (B,) bool, whether the patient has the modality.
+    """
+
+    values: Tensor
+    present: Tensor
 
 
 @dataclass
@@ -26,11 +62,14 @@ class BagBatch:
         (B + 1,) int64; the rows ``offsets[i]:offsets[i + 1]`` are bag i. No bag is empty.
     coords : Tensor, optional
         (T, 2) int64, level-0 pixels.
+    modalities : mapping of str to ModalityValues
+        What is known of the patients beside their tiles, by the modality's name.
     """
 
     features: Tensor
     offsets: Tensor
     coords: Tensor | None = None
+    modalities: Mapping[str, ModalityValues] = field(default_factory=dict)
 
     @classmethod
     def pack(cls, bags: Sequence[Tensor], coords: Sequence[Tensor] | None = None) -> BagBatch:
@@ -64,7 +103,7 @@ class BagBatch:
 
     def with_features(self, features: Tensor) -> BagBatch:
         """The same bags with other features of the same tiles."""
-        return BagBatch(features, self.offsets, self.coords)
+        return BagBatch(features, self.offsets, self.coords, self.modalities)
 
 
 def segment_sum(values: Tensor, batch: BagBatch) -> Tensor:

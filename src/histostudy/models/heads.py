@@ -7,7 +7,7 @@ All that a head learns from outcomes before the first step (class shares, bins, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,19 +19,36 @@ from histostudy.models.survival import (
     bin_of,
     breslow,
     cox_loss,
+    cox_slope,
     cox_survival,
     life_table_logits,
     nll_loss,
     nll_survival,
+    ranking_loss,
     time_bins,
 )
 from histostudy.registry import Registry
+
+if TYPE_CHECKING:
+    from histostudy.study import Training
 
 HEADS: Registry[type[Head]] = Registry("head")
 
 #: Targets of a set of patients: `y` ((n,) int64 or (n, G) float32), or `time` and `event` ((n,) float32).
 Targets = Mapping[str, Tensor]
 Config = Mapping[str, Any]
+
+
+class Bias(nn.Module):
+    """Adds a trained bias to vectors that are predictions already."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.out_features = outputs
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors + self.bias
 
 
 class Head(nn.Module):
@@ -42,13 +59,17 @@ class Head(nn.Module):
     dim_in : int
         Width of the aggregator's vector.
     config : mapping
-        What rebuilds the head, JSON-like: `kind` and the keys of the subclass.
+        What rebuilds the head, JSON-like: `kind` and the keys of the subclass; with `direct` the aggregator's
+        vectors are the outputs, and the head adds a bias alone.
     """
+
+    linear: nn.Linear | Bias
 
     def __init__(self, dim_in: int, config: Config) -> None:
         super().__init__()
         self.config = dict(config)
-        self.linear = nn.Linear(dim_in, self.outputs(config))
+        outputs = self.outputs(config)
+        self.linear = Bias(outputs) if config.get("direct") else nn.Linear(dim_in, outputs)
 
     @staticmethod
     def outputs(config: Config) -> int:
@@ -171,7 +192,7 @@ class DiscreteSurvivalHead(SurvivalHead):
             self.linear.bias.copy_(life_table_logits(interval, targets["event"], len(self.edges) - 1))
 
     def loss(self, raw: Tensor, targets: Targets) -> Tensor:
-        return nll_loss(raw, bin_of(targets["time"], self.edges), targets["event"])
+        return nll_loss(raw, bin_of(targets["time"], self.edges), targets["event"], self.config.get("alpha", 0.0))
 
     def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
         logits = raw.double().numpy()
@@ -209,24 +230,47 @@ class CoxHead(SurvivalHead):
         return self.columns(risk, cox_survival(risk, times, hazard, self.config["days"]))
 
 
-def head_config(kind: str, loss: str | None, targets: Targets, **names: Any) -> dict[str, Any]:
+@HEADS.register("survival_rank")
+class RankingHead(CoxHead):
+    """One score trained by `ranking_loss`; a Cox model of the score on the training part gives its S(t)."""
+
+    slope: Tensor
+
+    def __init__(self, dim_in: int, config: Config) -> None:
+        super().__init__(dim_in, config)
+        self.register_buffer("slope", torch.ones(1, dtype=torch.float64))
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        return ranking_loss(raw[:, 0], targets["time"], targets["event"])
+
+    def finish(self, raw: Tensor, targets: Targets) -> None:
+        self.slope.fill_(cox_slope(raw[:, 0], targets["time"], targets["event"]))
+        super().finish(raw.double() * self.slope, targets)
+
+    def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
+        return super().predict(raw.double() * self.slope) | {"risk": raw[:, 0].double().numpy()}
+
+
+def head_config(kind: str, training: Training, targets: Targets, **names: Any) -> dict[str, Any]:
     """What builds the head of a task.
 
     Parameters
     ----------
     kind : str
         Kind of the task.
-    loss : str or None
-        ``nll`` (the default) or ``cox``, for survival.
+    training : histostudy.study.Training
+        Its `loss`, `bins` and `alpha`, for survival.
     targets : Targets
         Of the training part: they decide how many intervals there are.
     **names
         `classes`, `columns` (regression and expression) or `days` (survival).
     """
     if kind == "survival":
-        config: dict[str, Any] = {"kind": f"survival_{loss or 'nll'}", "days": [int(d) for d in names["days"]]}
-        if config["kind"] == "survival_nll":
-            config["bins"] = len(time_bins(targets["time"].numpy(), targets["event"].numpy())) - 1
+        loss = training.loss or "nll"
+        config: dict[str, Any] = {"kind": f"survival_{loss}", "days": [int(d) for d in names["days"]]}
+        if loss == "nll":
+            edges = time_bins(targets["time"].numpy(), targets["event"].numpy(), training.bins)
+            config |= {"bins": len(edges) - 1, "alpha": training.alpha}
         return config
     if kind == "classification":
         return {"kind": kind, "classes": list(names["classes"])}

@@ -73,10 +73,12 @@ def load_model(path: str | Path) -> tuple[MILModel, dict[str, Any]]:
     tensors, config = load_tensors(path)
     if "aggregator" not in config:
         raise ModelError("a control that sees no tiles", where=path, todo="name a model with an aggregator")
-    model = MILModel(config["dim_in"], config["aggregator"], config["options"], config["head"])
-    for name, buffer in list(model.head.named_buffers(recurse=False)):
-        stored = tensors[f"head.{name}"]
+    keys = ("dim_in", "aggregator", "options", "head", "modalities", "fusion")
+    model = MILModel(**{key: config[key] for key in keys if key in config})
+    for name, buffer in list(model.named_buffers()):
+        stored = tensors[name]
         if stored.shape != buffer.shape:  # the Cox baseline is as long as the training part has event times
-            setattr(model.head, name, stored)
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, stored)
     model.load_state_dict(tensors)
     return model.eval(), config

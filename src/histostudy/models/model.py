@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from histostudy.models.batch import BagBatch
+from histostudy.models.batch import BagBatch, Modality, ModalityValues
 from histostudy.models.heads import HEADS, Head
 from histostudy.models.registry import Aggregator, build_aggregator
+
+
+class TableScale(nn.Module):
+    """Standardises a modality by the training part: a missing cell takes the median, a missing patient zeros.
+
+    Parameters
+    ----------
+    columns : int
+        Width of the modality.
+    """
+
+    fill: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.register_buffer("fill", torch.zeros(columns))
+        self.register_buffer("centre", torch.zeros(columns))
+        self.register_buffer("scale", torch.ones(columns))
+
+    def forward(self, table: ModalityValues) -> ModalityValues:
+        """Raw values (B, P), NaN where missing, to standardised ones."""
+        filled = torch.where(torch.isnan(table.values), self.fill, table.values)
+        scaled = (filled - self.centre) / self.scale
+        return ModalityValues(torch.where(table.present[:, None], scaled, 0.0), table.present)
 
 
 class MILModel(nn.Module):
@@ -19,29 +46,51 @@ class MILModel(nn.Module):
     Parameters
     ----------
     dim_in : int
-        Width of the features.
+        Width of the features; 0 without tiles.
     aggregator : str
         Registered name.
     options : mapping
         The aggregator's options.
     head : mapping
         Configuration of the head (see `histostudy.models.heads.head_config`).
+    modalities : sequence of Modality or mapping
+        Tables beside the slides; an aggregator that takes none is fused with them late.
+    fusion : str
+        How: see `histostudy.models.multimodal.fusion`.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, dim_in: int, aggregator: str, options: Mapping[str, Any], head: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        dim_in: int,
+        aggregator: str,
+        options: Mapping[str, Any],
+        head: Mapping[str, Any],
+        modalities: Sequence[Modality | Mapping[str, Any]] = (),
+        fusion: str = "concat",
+    ) -> None:
         super().__init__()
+        tables = [m if isinstance(m, Modality) else _modality(m) for m in modalities]
+        kind = HEADS[head["kind"]]
+        outputs = kind.outputs(head)
+        self.aggregator: Aggregator = build_aggregator(aggregator, dim_in, options, modalities=tables, outputs=outputs)
+        if tables and not self.aggregator.multimodal:
+            from histostudy.models.multimodal.fusion import LateFusion
+
+            self.aggregator = LateFusion(self.aggregator, tuple(tables), fusion)
         self.config: dict[str, Any] = {
-            "dim_in": dim_in, "aggregator": aggregator, "options": dict(options), "head": dict(head),
+            "dim_in": dim_in, "aggregator": aggregator, "options": dict(options),
+            "head": dict(head) | {"direct": self.aggregator.scores},
+            "modalities": [asdict(table) for table in tables], "fusion": fusion,
         }  # fmt: skip
+        self.tables = nn.ModuleDict({table.name: TableScale(len(table.columns)) for table in tables})
         self.register_buffer("mean", torch.zeros(dim_in))
         self.register_buffer("scale", torch.ones(dim_in))
-        self.aggregator: Aggregator = build_aggregator(aggregator, dim_in, options)
-        self.head: Head = HEADS[head["kind"]](self.aggregator.dim_out, head)
+        self.head: Head = kind(self.aggregator.dim_out, self.config["head"])
         if self.aggregator.linear:
-            nn.init.zeros_(self.head.linear.weight)
+            nn.init.zeros_(self.head.linear.weight)  # type: ignore[arg-type]
 
     def standardise_by(self, mean: Tensor, spread: Tensor) -> None:
         """Set the moments (D,) of the training part; a constant feature is centred only."""
@@ -50,10 +99,19 @@ class MILModel(nn.Module):
 
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
         """Return (B, outputs) raw predictions and the (T,) attention, or None without one."""
-        features = (batch.features - self.mean) / self.scale
-        vectors, attention = self.aggregator(batch.with_features(features))
+        scaled = replace(
+            batch,
+            features=(batch.features - self.mean) / self.scale,
+            modalities={name: scale(batch.modalities[name]) for name, scale in self.tables.items()},
+        )
+        vectors, attention = self.aggregator(scaled)
         return self.head(vectors), attention
 
     def count_parameters(self) -> int:
         """Number of trained numbers."""
-        return sum(p.numel() for p in self.parameters())
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def _modality(facts: Mapping[str, Any]) -> Modality:
+    """A modality as JSON wrote it."""
+    return Modality(facts["name"], tuple(facts["columns"]), tuple(tuple(group) for group in facts["groups"]))

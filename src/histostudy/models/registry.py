@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from histostudy.errors import ModelError
-from histostudy.models.batch import BagBatch
+from histostudy.models.batch import BagBatch, Modality
 from histostudy.registry import Registry
 
 AGGREGATORS: Registry[type[Aggregator]] = Registry("aggregator")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a training is.
+
+    Attributes
+    ----------
+    progress : float
+        Share that is done, from 0 up to 1.
+    epoch : float
+        Epochs that are done, with their fraction.
+    """
+
+    progress: float = 0.0
+    epoch: float = 0.0
+
+
+#: Draws at most this many tiles of the training part, evenly over its patients, standardised: (n, D) on the CPU.
+DrawTiles = Callable[[int], Tensor]
 
 
 class Aggregator(nn.Module):
     """One vector of each bag.
 
     A subclass names its options as a frozen dataclass `Options` (every field has a default and is checked in
-    `__post_init__` by `require`), sets `dim_out`, and implements `forward`.
+    `__post_init__` by `require`), sets `dim_out`, and implements `forward`. What it fits to the training part before
+    the first step (prototypes) it keeps in buffers that `prepare` fills; a loss of its own it gives as `penalty`.
 
     Parameters
     ----------
     dim_in : int
-        Width of the features.
+        Width of the features; 0 where the study has no tiles.
     options : Options
         The aggregator's options.
     """
@@ -32,6 +53,14 @@ class Aggregator(nn.Module):
     Options: ClassVar[type]
     #: A linear model: features are standardised by the moments of the bag means, the head starts at zero.
     linear: bool = False
+    #: It looks at tiles.
+    uses_tiles: ClassVar[bool] = True
+    #: Its constructor takes `modalities`, a tuple of `Modality` of at least one.
+    multimodal: ClassVar[bool] = False
+    #: Its constructor takes `outputs` and its vectors are the predictions: the head adds no weights, only a bias.
+    scores: ClassVar[bool] = False
+    #: Where the training is; the loop keeps it up to date.
+    moment: Moment = Moment()
     dim_out: int
 
     def __init__(self, dim_in: int, options: Any) -> None:
@@ -42,25 +71,80 @@ class Aggregator(nn.Module):
         """Return (B, dim_out) vectors and (T,) attention that sums to 1 over each bag, or None without one."""
         raise NotImplementedError
 
+    def start(self, targets: Mapping[str, Tensor]) -> None:
+        """Take what is needed from the training part's outcomes before the first step."""
 
-def build_aggregator(name: str, dim_in: int, options: Mapping[str, Any] | None = None) -> Aggregator:
+    def prepare(self, draw: DrawTiles, seed: int) -> None:
+        """Fit what needs the training part's tiles before the first step, into buffers."""
+
+    def penalty(self, targets: Mapping[str, Tensor]) -> Tensor | None:
+        """A scalar added to the loss of the last training batch that went `forward`, or None.
+
+        Parameters
+        ----------
+        targets : mapping
+            Outcomes of the batch's patients: `y`, or `time` (days) and `event`.
+        """
+        return None
+
+
+def aggregator_kind(name: str) -> type[Aggregator]:
+    """The class of a registered aggregator.
+
+    Raises
+    ------
+    ConfigError
+        If no aggregator has this name.
+    """
+    import histostudy.models.aggregators
+    import histostudy.models.multimodal  # noqa: F401  (both register theirs)
+
+    return AGGREGATORS[name]
+
+
+def build_aggregator(
+    name: str,
+    dim_in: int,
+    options: Mapping[str, Any] | None = None,
+    *,
+    modalities: Sequence[Modality] = (),
+    outputs: int = 1,
+) -> Aggregator:
     """Build a registered aggregator.
+
+    Parameters
+    ----------
+    name : str
+        Registered name.
+    dim_in : int
+        Width of the features.
+    options : mapping
+        Its options.
+    modalities : sequence of Modality
+        For a multimodal one.
+    outputs : int
+        Number of predictions, for one whose vectors are the predictions.
 
     Raises
     ------
     ConfigError
         If no aggregator has this name.
     ModelError
-        If an option is unknown or has a value that cannot be.
+        If an option is unknown or has a value that cannot be, or a modality is needed and none given.
     """
-    import histostudy.models.aggregators  # noqa: F401  (registers them)
-
-    kind = AGGREGATORS[name]
+    kind = aggregator_kind(name)
     options = dict(options or {})
     known = [field.name for field in fields(kind.Options)]
     if unknown := sorted(set(options) - set(known)):
         raise ModelError(f"{name}: unknown option {unknown[0]!r}", todo=f"known: {', '.join(known)}")
-    return kind(dim_in, kind.Options(**options))
+    more: dict[str, Any] = {}
+    if kind.multimodal:
+        if not modalities:
+            raise ModelError(f"{name} needs a modality", todo="name one of the study's under the model's `modalities`")
+        more["modalities"] = tuple(modalities)
+    if kind.scores:
+        more["outputs"] = outputs
+    return kind(dim_in, kind.Options(**options), **more)
 
 
 def require(holds: bool, what: str) -> None:

@@ -17,15 +17,31 @@ METRICS: dict[str, tuple[str, int]] = {
     "ece": ("Calibration error", 3),
     "c_harrell": ("C (Harrell)", 3),
     "c_uno": ("C (Uno)", 3),
+    "c_harrell_rank": ("C, ranks within folds", 3),
+    "c_harrell_pooled": ("C, risks pooled", 3),
     "ibs": ("Integrated Brier", 3),
+    "ibs_skill": ("Integrated Brier skill over Kaplan-Meier", 3),
+    "calibration_slope": ("Calibration slope", 2),
     "pearson": ("Pearson r", 3),
     "spearman": ("Spearman rho", 3),
     "r2": ("R\N{SUPERSCRIPT TWO}", 3),
     "mae": ("Mean absolute error", 3),
+    "skill": ("Skill over the training mean", 3),
 }
+#: Metrics at a time, ``<name>@<days>``.
+AT_A_TIME = {"auroc_td": "AUROC", "brier": "Brier score", "observed_expected": "Observed over expected events"}
 MAIN_METRIC = {"classification": "auroc", "survival": "c_harrell", "regression": "pearson", "expression": "pearson"}
 #: What a model without information scores, for the line in the plot.
-CHANCE = {"auroc": 0.5, "c_harrell": 0.5, "c_uno": 0.5, "pearson": 0.0, "spearman": 0.0, "r2": 0.0}
+CHANCE = {
+    "skill": 0.0,
+    "ibs_skill": 0.0,
+    "auroc": 0.5,
+    "c_harrell": 0.5,
+    "c_uno": 0.5,
+    "pearson": 0.0,
+    "spearman": 0.0,
+    "r2": 0.0,
+}
 LOWER_IS_BETTER = frozenset({"brier", "ece", "ibs", "mae"})
 
 
@@ -69,16 +85,18 @@ def p_value(value: Any) -> str:
 
 def metric_name(metric: str) -> str:
     """A metric's name for a reader; `auroc_td@365` is the AUROC at a time."""
-    if metric.startswith("auroc_td@"):
-        return f"AUROC at {int(metric.removeprefix('auroc_td@')):,} d"
+    name, _, days = metric.partition("@")
+    if days and name in AT_A_TIME:
+        return f"{AT_A_TIME[name]} at {int(days):,} d"
     return METRICS.get(metric, (metric, 3))[0]
 
 
 def metric_order(metric: str) -> tuple[int, str]:
     """Sort key of metrics: as in `METRICS`, times after them in order."""
     names = list(METRICS)
-    if metric.startswith("auroc_td@"):
-        return names.index("c_uno"), f"{int(metric.removeprefix('auroc_td@')):09d}"
+    name, _, days = metric.partition("@")
+    if days and name in AT_A_TIME:
+        return names.index("c_uno"), f"{list(AT_A_TIME).index(name)} {int(days):09d}"
     return (names.index(metric) if metric in METRICS else len(names)), metric
 
 

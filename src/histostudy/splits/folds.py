@@ -64,7 +64,13 @@ def make_splits(
     if splits.published is not None:
         from histostudy.splits.published import read_published
 
-        return read_published(splits.published, patients, slides, outcomes=outcomes, inner=splits.inner, seed=seed)
+        return read_published(
+            splits.published, patients, slides, outcomes=outcomes, inner=splits.inner, seed=seed, repeats=splits.repeats
+        )
+    if splits.column is not None:
+        from histostudy.splits.column import folds_of_column
+
+        return folds_of_column(patients, outcomes, splits, seed)
     patients = patients.sort_values("patient_id", ignore_index=True)
     ids = patients["patient_id"].to_numpy(dtype=object)
     check_size(len(ids), outcomes, splits.folds)

@@ -47,6 +47,7 @@ def read_published(
     inner: float = 0.2,
     seed: int = 0,
     overlap: Literal["test", "refuse"] = "test",
+    repeats: int = 1,
 ) -> pd.DataFrame:
     """Read published folds and keep the patients of this cohort.
 
@@ -67,6 +68,8 @@ def read_published(
         The study's seed.
     overlap : {'test', 'refuse'}
         A patient on two sides: test before val before train, or an error that names him.
+    repeats : int
+        Times the folds are used; published ones that say their repeats are used as they say.
 
     Returns
     -------
@@ -84,7 +87,10 @@ def read_published(
     finder = _Finder(known, slides)
     rows: list[tuple[int, int, str, str]] = []
     notes: list[dict[str, Any]] = []
-    for (repeat, fold), (name, listed) in sorted(_read(path).items()):
+    found = _read(path)
+    if repeats > 1 and {repeat for repeat, _ in found} == {0}:
+        found = {(repeat, fold): listed for (_, fold), listed in found.items() for repeat in range(repeats)}
+    for (repeat, fold), (name, listed) in sorted(found.items()):
         part_of, note = _resolve(listed, finder, name, overlap)
         if not note["known"]:
             first = next((i for ids in listed.values() for i in ids), "nothing")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostudy.codeversion import code_version
+from histostudy.cohort.spots import read_spots
 from histostudy.errors import BadSlideError
 from histostudy.files import digest_of
 from histostudy.stages import as_written, run_shard
 from histostudy.tiles.lattice import Lattice
+from histostudy.tiles.spots import lay_spots
 from histostudy.tiles.store import TileSet, write_tiles
 from histostudy.tissue.geojson import rasterise, read_geojson
 
@@ -102,12 +104,14 @@ def tile_slides(
         on="slide_id",
         validate="one_to_one",
     )
-    settings = tiles.model_dump(mode="json", exclude={"label"})
+    settings = tiles.model_dump(mode="json", exclude={"label", "spots"})
     code = code_version("histostudy.tiles.stage")
+    spots = None if tiles.spots is None else read_spots(tiles.spots)
 
     def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
         slide = [int(row["width_px0"]), int(row["height_px0"]), float(row["mpp"])]
-        return {"tissue": row["tissue_sha256"], "slide": slide, "tiles": settings, "code": code}
+        places = [] if spots is None else spots.loc[spots["slide_id"] == row["slide_id"]].to_numpy().tolist()
+        return {"tissue": row["tissue_sha256"], "slide": slide, "tiles": settings, "spots": places, "code": code}
 
     def work(row: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
         slide_id = str(row["slide_id"])
@@ -115,13 +119,12 @@ def tile_slides(
             int(row["width_px0"]), int(row["height_px0"]), float(row["mpp"]),
             tiles.mpp, tiles.size, tiles.overlap, tiles.tolerance,
         )  # fmt: skip
-        laid = lay_tiles(
-            slide_id,
-            lattice,
-            as_written(tissue_dir / row["tissue_file"], row["tissue_sha256"]),
-            min_tissue=tiles.min_tissue,
-            identity=digest_of(identity_of(row)),
-        )
+        identity = digest_of(identity_of(row))
+        if spots is not None:
+            laid = lay_spots(slide_id, lattice, spots, identity=identity)
+        else:
+            outline = as_written(tissue_dir / row["tissue_file"], row["tissue_sha256"])
+            laid = lay_tiles(slide_id, lattice, outline, min_tissue=tiles.min_tissue, identity=identity)
         name = f"{slide_id}.h5"
         write_tiles(out_dir / name, laid)
         stats = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,12 @@ from torch import Tensor
 from histostudy.errors import ModelError
 from histostudy.models.heads import head_config
 from histostudy.models.model import MILModel
+from histostudy.models.registry import Moment
+from histostudy.models.survival import bin_of, time_bins
 from histostudy.training.determinism import deterministic
 from histostudy.training.guard import TestPart
 from histostudy.training.linear import fit_linear
+from histostudy.training.modalities import RunModality, install
 from histostudy.training.recipes import Recipe, build_recipes
 from histostudy.training.targets import head_names, targets_of
 from histostudy.training.tilestore import TileStore
@@ -48,7 +51,9 @@ class RunResult:
     history : DataFrame
         One row an epoch: `epoch`, `lr`, `train_loss`, `val_loss`, `best` (the epoch whose weights were kept).
     info : dict
-        Counts: patients of each part, parameters, epochs.
+        Counts: patients of each part, parameters, epochs, patients without a modality.
+    epochs : DataFrame, optional
+        Predictions of the test part after every epoch, with `epoch`; of a traced training.
     """
 
     predictions: pd.DataFrame
@@ -56,6 +61,7 @@ class RunResult:
     config: dict[str, Any]
     history: pd.DataFrame
     info: dict[str, Any] = field(default_factory=dict)
+    epochs: pd.DataFrame | None = None
 
 
 def train_run(
@@ -69,12 +75,15 @@ def train_run(
     seed: int,
     days: Sequence[int] = (),
     threads: int = 1,
+    modalities: Callable[[Sequence[str], Sequence[int]], Mapping[str, RunModality]] | None = None,
+    sources: Sequence[MILModel] = (),
 ) -> RunResult:
     """Train a model on the training part, choose its epoch on the inner part, predict the test part once.
 
     Everything fitted (standardisation, bins, target moments, weights, the Cox baseline) comes from `train_ids`.
-    AdamW with a cosine schedule; the weights kept are those of the epoch with the lowest inner loss. A linear model
-    of the mean is solved instead (see `histostudy.training.linear`).
+    AdamW with a cosine schedule; the weights kept are those of the epoch with the lowest inner loss, or with
+    ``epoch: last`` those of the last, the inner part being trained on too. A linear model of the mean is solved
+    instead (see `histostudy.training.linear`).
 
     Parameters
     ----------
@@ -94,6 +103,10 @@ def train_run(
         Where S(t) is reported (survival).
     threads : int
         CPU threads of torch.
+    modalities : callable, optional
+        Fits the model's modalities: takes the store's patients and the rows of the training part.
+    sources : sequence of MILModel
+        Trained models of other tasks, for an aggregator that builds on them.
 
     Raises
     ------
@@ -102,32 +115,88 @@ def train_run(
     """
     if not train_ids:
         raise ModelError("no patient to train on", todo="use fewer folds")
+    if model.aggregator is None:
+        raise ModelError("predictions made elsewhere are not trained", todo="give the model an aggregator")
+    settings = model.training
+    if settings.epoch == "last":
+        train_ids, val_ids = sorted([*train_ids, *val_ids]), []
     with deterministic(seed, threads):
         recipes = build_recipes(model.recipe)
         targets = targets_of(outcome, train_ids)
-        head = head_config(outcome.task.kind, model.training.loss, targets, **head_names(outcome, days))
-        network = MILModel(store.dim, model.aggregator, model.options, head)
+        rows = store.rows(train_ids)
+        tables = {} if modalities is None else modalities(store.patient_ids, rows)
+        head = head_config(outcome.task.kind, settings, targets, **head_names(outcome, days))
+        specs, options = [table.spec for table in tables.values()], dict(model.options)
+        if sources:
+            options["sources"] = [source.config for source in sources]
+        network = MILModel(store.dim, model.aggregator, options, head, specs, model.fusion)
         network.head.start(targets)
+        network.aggregator.start(targets)
+        install(network, tables)
         if network.aggregator.linear:
             store = store.means()
-        rows = store.rows(train_ids)
+        if tables:
+            store = store.beside(tables)
         network.standardise_by(*store.moments(rows))
+        if sources:
+            network.aggregator.set_sources(sources, network.mean, network.scale)  # type: ignore[operator]
+        network.aggregator.prepare(_drawer(network, store, rows, seed), seed)
         val_targets = targets_of(outcome, val_ids) if val_ids else {}
         val = (store.rows(val_ids), val_targets) if _can_judge(val_targets) else None
-        if network.aggregator.linear and not recipes:
+        watch = _Watch(network, store, test.patient_ids) if settings.trace else None
+        if network.aggregator.linear and not recipes and settings.epochs:
             history = fit_linear(network, store, (rows, targets), val)
         else:
-            history = _fit(network, store, (rows, targets), val, model.training, seed, recipes)
+            history = _fit(network, store, (rows, targets), val, settings, seed, recipes, watch)
         network.head.finish(raw_predictions(network, store, rows), targets)
         predictions = _predict(network, store, test.patient_ids)
         if "risk" in predictions:
             predictions["risk_median_train"] = _predict(network, store, train_ids)["risk"].median()
     kept = history.loc[history["best"], "epoch"]
-    info = {
+    info: dict[str, Any] = {
         "n_train": len(train_ids), "n_val": len(val_ids), "n_test": len(test.patient_ids),
         "parameters": network.count_parameters(), "epochs": len(history), "best_epoch": int(kept.iloc[0]),
     }  # fmt: skip
-    return RunResult(test.submit(predictions), network.state_dict(), network.config, history, info)
+    if tables:
+        tested = store.rows(test.patient_ids)
+        info["missing"] = {n: {"train": t.missing(rows), "test": t.missing(tested)} for n, t in tables.items()}
+    scored = test.submit(predictions)
+    epochs = None if watch is None else watch.table(scored)
+    return RunResult(scored, network.state_dict(), network.config, history, info, epochs)
+
+
+class _Watch:
+    """What the test part would be predicted after every epoch: for showing what choosing one there would add.
+
+    It holds predictions alone; they meet the truth after the run's own prediction was submitted.
+    """
+
+    def __init__(self, network: MILModel, store: TileStore, patient_ids: Sequence[str]) -> None:
+        self.network, self.store, self.patient_ids = network, store, patient_ids
+        self.seen: list[pd.DataFrame] = []
+
+    def look(self, epoch: int) -> None:
+        """Predict after an epoch; what only `finish` can give (S(t) of a Cox model) is left out."""
+        import pandas as pd
+
+        raw = raw_predictions(self.network, self.store, self.store.rows(self.patient_ids))
+        device = next(self.network.parameters()).device
+        columns = self.network.head.cpu().predict(raw)
+        self.network.to(device)
+        kept = {name: values for name, values in columns.items() if not name.startswith("surv_")}
+        self.seen.append(pd.DataFrame({"epoch": epoch, "patient_id": list(self.patient_ids)} | kept))
+
+    def table(self, scored: pd.DataFrame) -> pd.DataFrame:
+        """All epochs beside the truth."""
+        import pandas as pd
+
+        truth = scored[[c for c in scored if c == "patient_id" or c in ("time", "event") or c.startswith("truth")]]
+        return pd.concat(self.seen, ignore_index=True).merge(truth, on="patient_id", validate="m:1")
+
+
+def _drawer(network: MILModel, store: TileStore, rows: list[int], seed: int) -> Callable[[int], Tensor]:
+    """Standardised tiles of the training part, for what an aggregator fits to them."""
+    return lambda most: (store.draw(rows, most, seed) - network.mean) / network.scale
 
 
 def _fit(
@@ -138,6 +207,7 @@ def _fit(
     settings: Training,
     seed: int,
     recipes: list[Recipe],
+    watch: _Watch | None = None,
 ) -> pd.DataFrame:
     """Train in place, end with the best epoch's weights, return the history."""
     import pandas as pd
@@ -145,36 +215,31 @@ def _fit(
     rows, targets = train
     network.to(store.device)
     targets = {name: value.to(store.device) for name, value in targets.items()}
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    generator = torch.Generator().manual_seed(seed)
-    batch_size = min(settings.batch_size, max(SMALLEST_BATCH, len(rows) // STEPS_AN_EPOCH))
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if not settings.epochs or not trained:
+        loss = _loss_of(network, store, rows, targets)
+        return pd.DataFrame({"epoch": [0], "lr": [0.0], "train_loss": [loss], "val_loss": [math.nan], "best": [True]})
+    optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    step = _Epoch(network, store, rows, targets, optimiser, settings, torch.Generator().manual_seed(seed), recipes)
     best, best_state, since = math.inf, None, 0
     history: list[dict[str, Any]] = []
     for epoch in range(settings.epochs):
-        lr = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+        shape = 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs)) if settings.schedule == "cosine" else 1.0
         for group in optimiser.param_groups:
-            group["lr"] = lr
-        train_loss = _epoch(
-            network,
-            store,
-            rows,
-            targets,
-            optimiser,
-            batch_size,
-            settings.max_tiles,
-            generator,
-            recipes,
-            epoch / settings.epochs,
-        )
+            group["lr"] = settings.lr * shape
+        train_loss = step.run(epoch)
         val_loss = _loss_of(network, store, *val) if val is not None else math.nan
         if not math.isfinite(train_loss):
             raise ModelError(f"the loss is not finite in epoch {epoch + 1}", todo="lower training.lr")
-        history.append({"epoch": epoch + 1, "lr": lr, "train_loss": train_loss, "val_loss": val_loss})
+        history.append({"epoch": epoch + 1, "lr": settings.lr * shape, "train_loss": train_loss, "val_loss": val_loss})
+        if watch is not None:
+            watch.look(epoch + 1)
         if val is not None and val_loss < best:
             best, best_state, since = val_loss, copy.deepcopy(network.state_dict()), 0
         else:
             since += 1
-        if val is not None and since >= settings.patience and epoch + 1 >= settings.min_epochs:
+        # a traced training goes on to its end: what comes after the stop is what it is to show
+        if val is not None and since >= settings.patience and epoch + 1 >= settings.min_epochs and watch is None:
             break
     if best_state is not None:
         network.load_state_dict(best_state)
@@ -195,35 +260,64 @@ def _can_judge(targets: dict[str, Tensor]) -> bool:
     return True
 
 
-def _epoch(
-    network: MILModel,
-    store: TileStore,
-    rows: list[int],
-    targets: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    batch_size: int,
-    max_tiles: int | None,
-    generator: torch.Generator,
-    recipes: list[Recipe],
-    progress: float,
-) -> float:
-    """One pass over the training part in a drawn order; return its mean loss, without the recipes' penalties."""
-    network.train()
-    order = torch.randperm(len(rows), generator=generator)
-    total = torch.zeros((), dtype=torch.float64, device=store.device)
-    for chosen in order.split(batch_size):
-        batch = store.batch([rows[i] for i in chosen.tolist()], max_tiles, generator)
-        place = chosen.to(store.device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=store.device == "cuda"):
-            raw, attention = network(batch)
-        loss = network.head.loss(raw, {name: value[place] for name, value in targets.items()})
-        total += loss.detach().double() * len(chosen)
-        for recipe in recipes:
-            loss = loss + recipe.penalty(batch, attention, progress)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-    return float(total) / len(rows)
+@dataclass
+class _Epoch:
+    """One pass over the training part after another."""
+
+    network: MILModel
+    store: TileStore
+    rows: list[int]
+    targets: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer
+    settings: Training
+    generator: torch.Generator
+    recipes: list[Recipe]
+
+    def run(self, epoch: int) -> float:
+        """Take the steps of an epoch; return its mean loss, without penalties."""
+        network, store, settings = self.network, self.store, self.settings
+        network.train()
+        batches = self._order().split(min(settings.batch_size, max(SMALLEST_BATCH, len(self.rows) // STEPS_AN_EPOCH)))
+        total = torch.zeros((), dtype=torch.float64, device=store.device)
+        for number, chosen in enumerate(batches):
+            done = epoch + number / len(batches)
+            network.aggregator.moment = Moment(done / settings.epochs, done)
+            batch = store.batch([self.rows[i] for i in chosen.tolist()], settings.max_tiles, self.generator)
+            place = chosen.to(store.device)
+            targets = {name: value[place] for name, value in self.targets.items()}
+            with torch.autocast("cuda", torch.bfloat16, enabled=store.device == "cuda"):
+                raw, attention = network(batch)
+            loss = network.head.loss(raw, targets)
+            total += loss.detach().double() * len(chosen)
+            for recipe in self.recipes:
+                loss = loss + recipe.penalty(batch, attention, epoch / settings.epochs)
+            if (own := network.aggregator.penalty(targets)) is not None:
+                loss = loss + own
+            if settings.l1:
+                loss = loss + settings.l1 * torch.stack([p.abs().sum() for p in network.parameters()]).sum()
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimiser.step()
+        return float(total) / len(self.rows)
+
+    def _order(self) -> Tensor:
+        """Training patients in a drawn order; balanced: drawn with equal chance of each class, with replacement."""
+        n = len(self.rows)
+        if self.settings.sampling == "shuffle":
+            return torch.randperm(n, generator=self.generator)
+        return torch.multinomial(_balance(self.targets, self.settings), n, replacement=True, generator=self.generator)
+
+
+def _balance(targets: Mapping[str, Tensor], settings: Training) -> Tensor:
+    """Weights (n,) that give each class, or each pair of time interval and event, the same chance."""
+    if "time" in targets:
+        edges = torch.from_numpy(time_bins(targets["time"].cpu(), targets["event"].cpu(), settings.bins))
+        kind = bin_of(targets["time"].cpu().double(), edges) * 2 + targets["event"].cpu().long()
+    elif targets["y"].dtype == torch.int64:
+        kind = targets["y"].cpu()
+    else:
+        raise ModelError("balanced sampling is for classes and survival", todo="set `sampling: shuffle`")
+    return 1 / torch.bincount(kind).double()[kind]
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +15,23 @@ from histostudy.errors import ModelError
 from histostudy.files import digest_of, read_json, sha256, write_json, write_table
 from histostudy.log import progress
 from histostudy.seeds import derive_seed
+from histostudy.study import CONTROLS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from histostudy.cohort.modalities import ModalityTable
     from histostudy.cohort.outcomes import Outcome
     from histostudy.features.bags import Bags
     from histostudy.study import Study
     from histostudy.training.loop import RunResult
+    from histostudy.training.modalities import RunModality
 
 logger = logging.getLogger(__name__)
 
-#: Controls that see no tiles.
-CONTROLS = ("prior", "clinical")
 FILES = ("weights.safetensors", "predictions.parquet", "history.csv")
+#: Predictions after every epoch, of a traced training.
+EPOCHS = "epochs.parquet"
 
 
 def train_model(
@@ -41,6 +44,8 @@ def train_model(
     out_dir: str | Path,
     *,
     threads: int = 1,
+    modalities: Mapping[str, ModalityTable] | None = None,
+    sources: Mapping[str, Path] | None = None,
 ) -> pd.DataFrame:
     """Train one model on one task over all repeats and folds.
 
@@ -55,7 +60,7 @@ def train_model(
     task, model : str
         Names; the model may be ``prior`` or ``clinical``.
     bags : Bags or None
-        Features of all patients; None for a control.
+        Features of all patients; None for a model that looks at no tiles (see `looks_at_tiles`).
     outcome : Outcome
         Of the task.
     splits : DataFrame
@@ -65,6 +70,10 @@ def train_model(
         ``runs/<task>/<model>``.
     threads : int
         CPU threads of torch; results are byte-identical for one number of them.
+    modalities : mapping of str to ModalityTable, optional
+        The study's tables; those that the model names are used.
+    sources : mapping of str to Path, optional
+        Folders with the runs of the source model on the other tasks, by task.
 
     Returns
     -------
@@ -80,17 +89,20 @@ def train_model(
     """
     import pandas as pd
 
-    if model not in CONTROLS and bags is None:
-        raise ModelError(f"model {model} needs features", todo="give the study features")
-    context = _context(study, task, model, bags, outcome, threads)
-    trainer = _Trainer(study, task, model, bags, outcome, threads)
+    if looks_at_tiles(study, model) and bags is None:
+        raise ModelError(f"model {model} needs features", todo="give the study slides")
+    tables = {} if model in CONTROLS else {m: (modalities or {})[m] for m in study.models[model].modalities}
+    context = _context(study, task, model, bags, outcome, threads, tables)
+    trainer = _Trainer(study, task, model, bags, outcome, threads, tables, sources or {})
     runs = []
     groups = list(splits.groupby(["repeat", "fold"], sort=True))
     _forget(Path(out_dir), {f"r{repeat}f{fold}" for (repeat, fold), _ in groups})
     for (repeat, fold), rows in progress(groups, f"{task} {model}", total=len(groups)):
         parts = {part: sorted(rows.loc[rows["part"] == part, "patient_id"]) for part in ("train", "val", "test")}
         folder = Path(out_dir) / f"r{repeat}f{fold}"
-        identity = digest_of({**context, "repeat": int(repeat), "fold": int(fold), "parts": parts})
+        about = {**context, "repeat": int(repeat), "fold": int(fold), "parts": parts}
+        about["sources"] = [sha256(file) for file in trainer.source_files(int(repeat), int(fold))]
+        identity = digest_of(about)
         run = _kept(folder, identity)
         if run is None:
             run = trainer.run(int(repeat), int(fold), parts, folder, identity)
@@ -98,18 +110,39 @@ def train_model(
     return pd.DataFrame(runs)
 
 
+def looks_at_tiles(study: Study, model: str) -> bool:
+    """Whether a model of a study needs the features of the slides."""
+    if model in CONTROLS or study.models[model].aggregator is None:
+        return False
+    from histostudy.models.registry import aggregator_kind
+
+    return aggregator_kind(str(study.models[model].aggregator)).uses_tiles
+
+
 class _Trainer:
     """What the folds of a model share: the tiles in memory, the days S(t) is reported at."""
 
-    def __init__(self, study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int) -> None:
+    def __init__(
+        self, study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int,
+        tables: Mapping[str, ModalityTable], sources: Mapping[str, Path],
+    ) -> None:  # fmt: skip
         from histostudy.models.survival import day_grid
         from histostudy.training.determinism import pick_device
+        from histostudy.training.foreign import ForeignPredictions
         from histostudy.training.tilestore import TileStore
 
         self.study, self.task, self.model, self.outcome, self.threads = study, task, model, outcome, threads
+        self.tables, self.sources = tables, sources
         self.store: TileStore | None = None
-        if model not in CONTROLS and bags is not None:
-            self.store = TileStore.of(bags, pick_device(study.models[model].training.device))
+        self.foreign: ForeignPredictions | None = None
+        if model not in CONTROLS:
+            spec = study.models[model]
+            if spec.predictions is not None:
+                self.foreign = ForeignPredictions(spec.predictions, outcome)
+            elif bags is not None:
+                self.store = TileStore.of(bags, pick_device(spec.training.device))
+            else:
+                self.store = TileStore.without_tiles(outcome.patient_ids.tolist(), pick_device(spec.training.device))
         self.days: Sequence[int] = ()
         if outcome.time is not None:
             # the length of the grid is that of the study's follow-up; nothing is fitted to it
@@ -127,8 +160,7 @@ class _Trainer:
                     f"task {self.task}: no patient in the {part} part of repeat {repeat} fold {fold}",
                     todo="use fewer folds, or check that the outcome and the features cover the splits",
                 )
-        seed = derive_seed(self.study.seed, self.task, self.model, repeat, fold)
-        result = self._result(used, seed)
+        result = self._result(used, repeat, fold)
         place = {"repeat": repeat, "fold": fold}
         labels = {**place, "task": self.task, "model": self.model}
         for position, (name, value) in enumerate(labels.items(), start=1):
@@ -138,19 +170,37 @@ class _Trainer:
         save_tensors(folder / FILES[0], result.tensors, {**result.config, "extra": labels})
         write_table(folder / FILES[1], result.predictions)
         write_table(folder / FILES[2], result.history)
+        (folder / EPOCHS).unlink(missing_ok=True)
+        names = [*FILES]
+        if result.epochs is not None:
+            write_table(folder / EPOCHS, result.epochs.assign(**place, model=self.model))
+            names.append(EPOCHS)
         run = {
             **place, "status": "trained", "identity": identity, "sha256": sha256(folder / FILES[1]),
             "seconds": round(time.perf_counter() - start, 3), **result.info,
             "without_features": sum(p in has_outcome for ids in parts.values() for p in ids)
             - sum(map(len, used.values())),
         }  # fmt: skip
-        write_json(folder / "run.json", {**run, "files": {name: sha256(folder / name) for name in FILES}})
+        write_json(folder / "run.json", {**run, "files": {name: sha256(folder / name) for name in names}})
         return run
 
-    def _result(self, parts: dict[str, list[str]], seed: int) -> RunResult:
+    def source_files(self, repeat: int, fold: int) -> list[Path]:
+        """Weights of the source model on the other tasks, of the same fold: nobody tested here trained them."""
+        return [runs / f"r{repeat}f{fold}" / FILES[0] for _, runs in sorted(self.sources.items())]
+
+    def _modalities(self, patient_ids: Sequence[str], train_rows: Sequence[int]) -> dict[str, RunModality]:
+        from histostudy.training.modalities import fit_modality
+
+        settings = self.study.modalities
+        return {n: fit_modality(t, settings[n], patient_ids, train_rows) for n, t in self.tables.items()}
+
+    def _result(self, parts: dict[str, list[str]], repeat: int, fold: int) -> RunResult:
         from histostudy.training.guard import TestPart
 
+        seed = derive_seed(self.study.seed, self.task, self.model, repeat, fold)
         test = TestPart(self.outcome, parts["test"])
+        if self.foreign is not None:
+            return self.foreign.run(repeat, fold, test)
         if self.store is None:
             from histostudy.training.controls import clinical_run, prior_run
 
@@ -158,21 +208,26 @@ class _Trainer:
             if self.model == "prior":
                 return prior_run(self.outcome, fit, test, days=self.days)
             return clinical_run(self.outcome, fit, test, seed=seed, days=self.days)
+        from histostudy.models.io import load_model
         from histostudy.training.loop import train_run
 
         return train_run(
             self.study.models[self.model], self.store, self.outcome, parts["train"], parts["val"], test,
-            seed=seed, days=self.days, threads=self.threads,
+            seed=seed, days=self.days, threads=self.threads, modalities=self._modalities if self.tables else None,
+            sources=[load_model(file)[0] for file in self.source_files(repeat, fold)],
         )  # fmt: skip
 
 
-def _context(study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int) -> dict[str, Any]:
-    """All that every run of a model depends on, but its patients."""
+def _context(
+    study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int,
+    tables: Mapping[str, ModalityTable],
+) -> dict[str, Any]:  # fmt: skip
+    """All that every run of a model depends on, but its patients and sources."""
     control = model in CONTROLS
     context: dict[str, Any] = {
         "code": code_version(__name__),
         "seed": study.seed,
-        "task": outcome.task.model_dump(mode="json", exclude={"table", "adjust"}),
+        "task": outcome.task.model_dump(mode="json", exclude={"table", "adjust", "centroids"}),
         "model": model if control else [model, study.models[model].model_dump(mode="json")],
         "outcome": _digest(outcome.patient_ids, outcome.y, outcome.time, outcome.event, outcome.classes,
                            outcome.genes),
@@ -182,7 +237,15 @@ def _context(study: Study, task: str, model: str, bags: Bags | None, outcome: Ou
 
         context["features"] = _digest(bags.patient_ids, bags.offsets, bags.features)
         context["machine"] = [pick_device(study.models[model].training.device), threads]
-    elif model == "clinical":
+    if not control:
+        spec = study.models[model]
+        context["predictions"] = None if spec.predictions is None else sha256(spec.predictions)
+        context["modalities"] = {
+            name: [study.modalities[name].model_dump(mode="json", exclude={"table", "groups"}), table.groups,
+                   _digest(table.columns, table.patient_ids, table.values)]
+            for name, table in tables.items()
+        }  # fmt: skip
+    if model == "clinical":
         adjust = outcome.adjust
         context["adjust"] = _digest(adjust.index, *(adjust[c].astype(str) for c in adjust))
     return context
@@ -221,7 +284,7 @@ def _kept(folder: Path, identity: str) -> dict[str, Any] | None:
     except ValueError:  # half-written by a killed job of an older version
         return None
     files = run.pop("files", {})
-    if run.get("identity") != identity or set(files) != set(FILES):
+    if run.get("identity") != identity or set(files) - {EPOCHS} != set(FILES):
         return None
     for name, checksum in files.items():
         if not (folder / name).is_file() or sha256(folder / name) != checksum:

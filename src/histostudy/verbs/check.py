@@ -12,7 +12,8 @@ import yaml
 from histostudy.errors import ConfigError, StudyError
 from histostudy.files import digest_of, listing, read_json, write_json
 from histostudy.layout import Layout
-from histostudy.study import Study, resolve
+from histostudy.study import Model, Study
+from histostudy.studyfile import resolve
 
 #: Precomputed features up to this size are read whole before anything starts; larger ones by their own job.
 READ_AT_ONCE_BYTES = 2 << 30
@@ -54,15 +55,13 @@ def check_study(study: Study, layout: Layout) -> None:
     StudyError
         For an unknown name or option, an encoder off its scale, features of two widths or with a NaN.
     """
-    from histostudy.models.registry import build_aggregator
-    from histostudy.training.recipes import build_recipes
-
     for name, model in study.models.items():
         try:
-            build_aggregator(model.aggregator, 1, model.options)
-            build_recipes(model.recipe)
+            _check_model(study, model)
         except StudyError as error:
             raise ConfigError(error.what, where=f"models.{name}", todo=error.todo) from None
+    if not study.has_slides:
+        return
     if study.features.precomputed is not None:
         _check_features(study, layout)
         return
@@ -75,6 +74,25 @@ def check_study(study: Study, layout: Layout) -> None:
     check_scale(facts, study.tiles.mpp, study.tiles.size, facts.input_px, study.features.allow_mpp_mismatch)
     glass = np.full((64, 64, 3), 240, np.uint8)
     segment(glass, study.tissue.working_mpp, study.tissue.method, study.tissue.options)
+
+
+def _check_model(study: Study, model: Model) -> None:
+    """Build what a model names, on one made-up column of each of its modalities."""
+    from histostudy.models.batch import Modality
+    from histostudy.models.registry import aggregator_kind, build_aggregator
+    from histostudy.training.recipes import build_recipes
+
+    if model.aggregator is None:
+        return
+    kind = aggregator_kind(model.aggregator)
+    if kind.uses_tiles and not study.has_slides:
+        raise ConfigError(f"{model.aggregator} looks at tiles", todo="give cohort.slides, or a model of tables (snn)")
+    if model.sources is None and hasattr(kind, "set_sources"):
+        raise ConfigError(f"{model.aggregator} builds on other models", todo="name one under `sources`")
+    tables = [Modality(name, ("column",), ((0,),)) for name in model.modalities]
+    options = dict(model.options) | ({"sources": []} if model.sources else {})
+    build_aggregator(model.aggregator, 1, options, modalities=tables)
+    build_recipes(model.recipe)
 
 
 def _check_features(study: Study, layout: Layout) -> None:

@@ -57,7 +57,7 @@ def _device() -> tuple[bool, str]:
 
 def _study(path: Path) -> list[tuple[bool, str]]:
     from histostudy.plan import make_plan
-    from histostudy.study import read_study_file
+    from histostudy.studyfile import read_study_file
 
     try:
         plan = make_plan(read_study_file(path), path)

@@ -70,17 +70,25 @@ class PlannedFigure:
 
 def planned_figures(study: Study) -> list[PlannedFigure]:
     """Figures of a study, in the order of its report."""
-    cohort = (
-        ["cohort_flow", "feature_pca"]
-        if study.features.precomputed
-        else ["cohort_flow", "contact_sheet", "feature_pca"]
-    )
+    cohort = ["cohort_flow"]
+    if study.has_slides:
+        cohort += ["feature_pca"] if study.features.precomputed else ["contact_sheet", "feature_pca"]
     planned = [PlannedFigure(name, name, labels={"figure": name}) for name in cohort]
+    planned += [
+        PlannedFigure(f"transfer_{model}", "transfer_matrix", which=model, labels={"figure": f"transfer {model}"})
+        for model in study.compare.transfer
+    ]
     for task in study.tasks:
-        for name in FIGURES:
-            if task.kind in FIGURES[name].spec.kinds:
-                planned.append(_of_task(task.name, name))
-        if attending_model(study) and task.kind != "expression" and not study.features.precomputed:
+        names = [name for name in FIGURES if task.kind in FIGURES[name].spec.kinds]
+        if not task.adjust:  # no clinical covariates to set the models beside
+            names = [name for name in names if name not in ("cox_forest", "added_value")]
+        if task.kind != "expression" and any(model.training.trace for model in study.models.values()):
+            names.append("epoch_choice")
+        if task.kind == "expression" and task.level == "spot":
+            names.append("spatial_gene")
+        planned += [_of_task(task.name, name) for name in names]
+        drawn_tiles = study.has_slides and not study.features.precomputed
+        if attending_model(study) and task.kind != "expression" and drawn_tiles:
             planned += [_of_task(task.name, "attention_map", which) for which in ("high", "low")]
             planned.append(_of_task(task.name, "top_tiles"))
     return planned
@@ -109,7 +117,7 @@ def draw_figures(study_file: Path) -> None:
     from histostudy.verbs.tables import load_tables
 
     tables = load_tables(study_file)
-    artist = _Artist(tables, load_bags(tables))
+    artist = _Artist(tables, load_bags(tables) if tables.study.has_slides else None)
     for planned in progress(planned_figures(tables.study), "figures"):
         save_figure(artist.draw(planned), tables.layout.home / "figures" / planned.stem)
 
@@ -117,10 +125,16 @@ def draw_figures(study_file: Path) -> None:
 class _Artist:
     """Gathers what each figure is drawn from."""
 
-    def __init__(self, tables: Tables, bags: Bags) -> None:
-        self.tables, self.bags = tables, bags
+    def __init__(self, tables: Tables, bags: Bags | None) -> None:
+        self.tables, self._bags = tables, bags
         self.study, self.layout = tables.study, tables.layout
         self._looked: dict[str, dict[str, Any]] = {}
+
+    @property
+    def bags(self) -> Bags:
+        """Features of the patients; only figures of studies with slides ask for them."""
+        assert self._bags is not None
+        return self._bags
 
     def draw(self, planned: PlannedFigure) -> Figure:
         """Draw one figure."""
@@ -130,6 +144,8 @@ class _Artist:
 
         draw = FIGURES[planned.figure].draw
         table = FIGURES[planned.figure].spec.table
+        if planned.figure == "transfer_matrix":
+            return draw(pd.read_csv(self.layout.transfer(planned.which)))
         if planned.task is None:
             return getattr(self, planned.figure)(draw)
         if planned.figure == "attention_map":
@@ -138,7 +154,25 @@ class _Artist:
             return self.top_tiles(draw, planned)
         if table in ("metrics", "comparison"):
             return draw(pd.read_csv(self.layout.home / table / f"{planned.task}.csv"))
-        return draw(frame_from_json(read_json(self.layout.curves(planned.task))[table]))
+        curves = read_json(self.layout.curves(planned.task))
+        mine = frame_from_json(curves[table]) if table in curves else pd.DataFrame()
+        if planned.figure == "spatial_gene":
+            return self.spatial_gene(draw, mine)
+        if planned.figure == "epoch_choice":
+            return draw(mine, choice=frame_from_json(curves["epoch_choice"]) if len(mine) else None)
+        more: dict[str, Any] = {}
+        if planned.figure == "cox_forest":
+            more = {"reference": self.study.compare.reference, "confidence": self.study.compare.confidence}
+        elif planned.figure in ("td_auc", "brier"):
+            more = {"horizons": self.study.task(planned.task).horizons}  # type: ignore[union-attr]
+        return draw(mine, **more)
+
+    def spatial_gene(self, draw: Any, table: pd.DataFrame) -> Figure:
+        """The best gene of the reference model over a section."""
+        shown = self.study.compare.reference
+        mine = table[table["model"] == shown] if len(table) else table
+        slide = str(mine["slide_id"].iloc[0]) if len(mine) else ""
+        return draw(mine, slide_mpp=float(self._facts(slide)["mpp"]) if slide else 1.0, title=str(shown))
 
     def cohort_flow(self, draw: Any) -> Figure:
         """The flow that the cohort stage wrote."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from histostudy.files import read_json, write_text
-from histostudy.study import load_study, resolve
+from histostudy.studyfile import load_study, resolve
 
 
 def write_report(study_file: Path) -> None:
@@ -36,9 +36,9 @@ def write_report(study_file: Path) -> None:
         caption = FIGURES[planned.figure].spec.caption
         wide = planned.figure in ("contact_sheet", "metrics_forest", "top_tiles", "cohort_flow")
         figures.append(FigureItem.of(path, planned.title, caption, task=planned.task, wide=wide))
-    slides = pd.read_parquet(layout.features_table)
+    slides = pd.read_parquet(layout.features_table) if study.has_slides else None
     thumbnails = {}
-    for row in slides.to_dict("records"):
+    for row in [] if slides is None else slides.to_dict("records"):
         name = row.get("thumbnail")
         if isinstance(name, str) and name and (layout.slides / name).is_file():
             thumbnails[row["slide_id"]] = _small(layout.slides / name)

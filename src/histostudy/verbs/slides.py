@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from histostudy.errors import StudyError
 from histostudy.files import write_table
 from histostudy.layout import Layout, shard_of
-from histostudy.study import Features, Study, load_study
+from histostudy.study import Features, Study
+from histostudy.studyfile import load_study
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histostudy.cohort.expression import spot_outcome
+from histostudy.cohort.modalities import ModalityTable, read_modalities
 from histostudy.cohort.outcomes import Outcome, outcome_of
+from histostudy.cohort.spots import read_spots
 from histostudy.cohort.tables import ROW, Cohort, read_cohort
 from histostudy.errors import TableError, at
 from histostudy.files import write_json, write_table
 from histostudy.layout import Layout
 from histostudy.splits.folds import make_splits
-from histostudy.study import Study, load_study
+from histostudy.study import Study
+from histostudy.studyfile import load_study
+from histostudy.training.foreign import ForeignPredictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +41,9 @@ class Tables:
     features : DataFrame
         Index of the features, one row a slide of the cohort.
     outcomes : dict
-        Task name to outcome.
+        Task name to outcome; of a task at the level of spots, that of the spots.
+    modalities : dict
+        Tables beside the slides, by name.
     """
 
     study: Study
@@ -44,6 +51,12 @@ class Tables:
     cohort: Cohort
     features: pd.DataFrame
     outcomes: dict[str, Outcome]
+    modalities: dict[str, ModalityTable] = field(default_factory=dict)
+
+    @property
+    def patient_outcomes(self) -> list[Outcome]:
+        """Outcomes of patients, which the folds are balanced by."""
+        return [outcome for outcome in self.outcomes.values() if not outcome.patient_of]
 
     @property
     def patients(self) -> pd.DataFrame:
@@ -75,18 +88,36 @@ def check_tables(study: Study, layout: Layout) -> pd.DataFrame:
         One line naming file, row and column.
     """
     cohort = read(study, layout)
-    outcomes = [outcome_of(task, cohort.patients, cohort.source) for task in study.tasks]
+    outcomes = outcomes_of(study, cohort)
+    read_modalities(study.modalities, cohort.patients, cohort.source)
+    for model in study.models.values():
+        if model.predictions is not None:
+            for outcome in outcomes.values():
+                ForeignPredictions(model.predictions, outcome)
     if study.tasks:
-        make_splits(cohort.patients, outcomes, study.splits, study.seed, slides=cohort.slides)
+        of_patients = [outcome for outcome in outcomes.values() if not outcome.patient_of]
+        make_splits(cohort.patients, of_patients, study.splits, study.seed, slides=cohort.slides)
     if study.features.precomputed is None:
         for row in cohort.slides.to_dict("records"):
             if not row["path"] or not Path(row["path"]).exists():
                 raise TableError(
                     f"no slide file {row['path']}" if row["path"] else "no path",
-                    where=at(layout.slides_csv, row=int(row[ROW]), column="path"),
+                    where=at(str(layout.slides_csv), row=int(row[ROW]), column="path"),
                     todo="mend the path, or write why in the column `exclude`",
                 )
     return cohort.slides
+
+
+def outcomes_of(study: Study, cohort: Cohort) -> dict[str, Outcome]:
+    """Outcomes of all tasks, of patients or of spots."""
+    out = {}
+    for task in study.tasks:
+        if task.kind == "expression" and task.level == "spot":
+            slides = dict(zip(cohort.slides["slide_id"], cohort.slides["patient_id"], strict=True))
+            out[task.name] = spot_outcome(task, read_spots(str(study.tiles.spots)), slides)
+        else:
+            out[task.name] = outcome_of(task, cohort.patients, cohort.source)
+    return out
 
 
 def load_tables(study_file: Path) -> Tables:
@@ -98,16 +129,25 @@ def load_tables(study_file: Path) -> Tables:
     study = load_study(study_file)
     layout = Layout(study)
     cohort = read(study, layout)
+    modalities = read_modalities(study.modalities, cohort.patients, cohort.source)
+    if not study.has_slides:
+        index = pd.DataFrame({"slide_id": [], "patient_id": [], "status": [], "reason": [], "file": []}, dtype="str")
+        return _with_outcomes(Tables(study, layout, cohort, index, {}, modalities))
     features = pd.read_parquet(layout.features_table)
     features = features[features["slide_id"].isin(cohort.slides["slide_id"])].reset_index(drop=True)
     cohort.flow.index("slides with features", features, REASONS)
     kept = set(features.loc[features["status"] == "ok", "patient_id"])
     patients = cohort.patients[cohort.patients["patient_id"].isin(kept)].reset_index(drop=True)
     cohort = Cohort(cohort.slides, patients, cohort.flow, cohort.source)
-    outcomes = {task.name: outcome_of(task, patients, cohort.source) for task in study.tasks}
-    for outcome in outcomes.values():
-        cohort.flow.task(outcome)
-    return Tables(study, layout, cohort, features, outcomes)
+    return _with_outcomes(Tables(study, layout, cohort, features, {}, modalities))
+
+
+def _with_outcomes(tables: Tables) -> Tables:
+    """Read the outcomes, count their patients in the flow, and those without a modality."""
+    tables.outcomes.update(outcomes_of(tables.study, tables.cohort))
+    for outcome in tables.patient_outcomes:
+        tables.cohort.flow.task(outcome)
+    return tables
 
 
 def summarise(study_file: Path) -> None:
@@ -116,7 +156,24 @@ def summarise(study_file: Path) -> None:
 
     tables = load_tables(study_file)
     write_json(tables.layout.home / "cohort_flow.json", tables.cohort.flow.as_dict())
-    write_table(tables.layout.home / "table_one.csv", table_one(tables.patients, list(tables.outcomes.values())))
+    write_table(tables.layout.home / "table_one.csv", table_one(tables.patients, tables.patient_outcomes))
+    if tables.modalities:
+        write_table(tables.layout.home / "tables" / "modalities.csv", modality_counts(tables))
+
+
+def modality_counts(tables: Tables) -> pd.DataFrame:
+    """Who has each modality: modality, columns, groups, patients, missing, and `missing_<task>` of each task's."""
+    import pandas as pd
+
+    rows = []
+    for name, table in tables.modalities.items():
+        have = set(table.patient_ids)
+        row: dict[str, object] = {"modality": name, "columns": len(table.columns), "groups": len(table.groups)}
+        row |= {"patients": len(have & set(tables.patients["patient_id"]))}
+        row |= {"missing": len(set(tables.patients["patient_id"]) - have)}
+        row |= {f"missing_{o.name}": len(set(o.patient_ids) - have) for o in tables.patient_outcomes}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def split_study(study_file: Path) -> None:
@@ -124,7 +181,7 @@ def split_study(study_file: Path) -> None:
     from histostudy.splits.audit import audit
 
     tables = load_tables(study_file)
-    outcomes = list(tables.outcomes.values())
+    outcomes = tables.patient_outcomes
     splits = make_splits(tables.patients, outcomes, tables.study.splits, tables.study.seed, slides=tables.cohort.slides)
     write_table(tables.layout.home / "splits.csv", splits)
     checked = audit(splits, tables.patients, tables.cohort.slides, outcomes, tables.study.splits.preserve)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from histostudy.errors import ConfigError
-from histostudy.study import load_study
+from histostudy.studyfile import load_study
 
 
 def run_workflow(study: Path, cores: int, extra: list[str]) -> int:

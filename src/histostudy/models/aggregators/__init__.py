@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
-from histostudy.models.aggregators import abmil, max, mean
+from histostudy.models.aggregators import (
+    abmil,
+    he2rna,
+    hist2rna,
+    max,
+    mean,
+    moe_pkt,
+    otsurv,
+    panther,
+    sequoia,
+    token_merging,
+)
 
-__all__ = ["abmil", "max", "mean"]
+__all__ = ["abmil", "he2rna", "hist2rna", "max", "mean", "moe_pkt", "otsurv", "panther", "sequoia", "token_merging"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from histostudy.models.batch import BagBatch, segment_softmax, segment_sum
+from histostudy.models.layers import GatedAttention
 from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
 
 
@@ -40,21 +41,14 @@ class ABMIL(Aggregator):
 
     def __init__(self, dim_in: int, options: ABMILOptions) -> None:
         super().__init__(dim_in, options)
-        hidden, width = options.hidden, options.attention
+        hidden = options.hidden
         self.dim_out = hidden * options.heads
         self.embed = nn.Sequential(nn.Linear(dim_in, hidden), nn.ReLU(), nn.Dropout(options.dropout))
-        self.value = nn.Linear(hidden, width)
-        self.gate = nn.Linear(hidden, width) if options.gated else None
-        self.score = nn.Linear(width, options.heads)
+        self.attention = GatedAttention(hidden, options.attention, options.heads, options.gated)
 
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
         """Pool; with several heads the attention is their mean."""
         tiles = self.embed(batch.features)
-        inner = torch.tanh(self.value(tiles))
-        if self.gate is not None:
-            inner = inner * torch.sigmoid(self.gate(tiles))
-        scores = self.score(inner)
-        scores = scores if scores.dtype == torch.float64 else scores.float()  # the softmax is never in bf16
-        attention = segment_softmax(scores, batch)
+        attention = segment_softmax(self.attention(tiles), batch)
         pooled = [segment_sum(attention[:, k : k + 1] * tiles, batch) for k in range(attention.shape[1])]
         return torch.cat(pooled, 1), attention.mean(1)

@@ -1,0 +1,145 @@
+"""One gene over one section: measured and predicted, spot by spot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from histostudy.errors import StudyError
+from histostudy.figures import style
+from histostudy.figures.registry import figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Lengths a scale bar may have, um.
+BAR_UM = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
+#: Diameter of a spot where it is not told, in distances to the next spot.
+SHARE = 0.85
+
+
+@figure(
+    "spatial_gene",
+    table="spatial",
+    category="interpretation",
+    caption="One gene over one section, a disc a spot, measured beside predicted. Colour is the spot's rank within its "
+    "own map (1 is the spot with the most): predictions span less than measurements, ranks make the pattern "
+    "comparable. Spots of equal value share their mean rank. r: Pearson's correlation over the spots of this section.",
+)
+def spatial_gene(
+    table: pd.DataFrame,
+    *,
+    slide_mpp: float,
+    gene: str | None = None,
+    slide_id: str | None = None,
+    spot_um: float | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw a gene of `curves["spatial"]`: model, slide_id, x_px0, y_px0 (middle of a spot), gene, truth, prediction.
+
+    Parameters
+    ----------
+    table : DataFrame
+    slide_mpp : float
+        Micrometres per level-0 px.
+    gene, slide_id : str, optional
+        What is drawn; by default the first of the table.
+    spot_um : float, optional
+        Diameter of a spot; by default most of the distance to the next.
+    title : str
+
+    Raises
+    ------
+    StudyError
+        If the table does not have the gene or slide, or `slide_mpp` is not positive.
+    """
+    if not len(table):
+        return style.empty("No spots were predicted.")
+    if not slide_mpp > 0:
+        raise StudyError(f"slide_mpp is {slide_mpp}", where="spatial_gene", todo="give the slide's um per px")
+    for column, asked in (("slide_id", slide_id), ("gene", gene)):
+        wanted = str(table[column].iloc[0]) if asked is None else asked
+        part = table[table[column].astype(str) == wanted]
+        if not len(part):
+            todo = f"ask for one of {', '.join(style.ordered(table, column)[:5])}"
+            raise StudyError(f"no {column} {wanted} in the table of spots", where="spatial_gene", todo=todo)
+        table = part
+    models = style.ordered(table, "model")
+    measured = table[table["model"] == models[0]]
+    xy = measured[["x_px0", "y_px0"]].to_numpy(float) * slide_mpp
+    diameter = spot_um if spot_um is not None else SHARE * _pitch(xy)
+    wide, high = np.ptp(xy, axis=0) + 3 * diameter
+    with style.style():
+        across = 2.4
+        down = float(np.clip(across * high / wide, 1.2, 4.5))
+        fig, axes = style.panels(len(models) + 1, across, down + 0.55, sharex=True, sharey=True)
+        image = _map(axes[0], xy, measured["truth"].to_numpy(float), diameter)
+        axes[0].set_title(f"measured\nn = {len(measured)} spots")
+        _scale_bar(axes[0], xy, diameter)
+        for ax, model in zip(axes[1:], models, strict=True):
+            part = table[table["model"] == model]
+            at = part[["x_px0", "y_px0"]].to_numpy(float) * slide_mpp
+            image = _map(ax, at, part["prediction"].to_numpy(float), diameter)
+            ax.set_title(f"{style.shorten(model)}\nr = {_r(part)}")
+        head = title or f"{table['gene'].iloc[0]}, {style.shorten(table['slide_id'].iloc[0], 30)}"
+        fig.suptitle(head, fontsize=8.5, x=0.01, ha="left")
+        bar = fig.colorbar(
+            image,
+            ax=axes,
+            shrink=0.8,
+            aspect=25 if len(axes) <= style.PER_ROW else 60,
+            label="rank of expression (1: most)",
+        )
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return fig
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Rank of each value from 0 to 1, ties sharing their mean rank; NaN stays NaN."""
+    place = pd.Series(values).rank()
+    return ((place - 0.5) / place.notna().sum()).to_numpy(float)
+
+
+def _map(ax: Axes, xy: np.ndarray, values: np.ndarray, diameter: float):  # type: ignore[no-untyped-def]
+    """Discs of the true size, y downwards as on the slide."""
+    from matplotlib.collections import EllipseCollection
+
+    size = np.full(len(xy), diameter)
+    discs = EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, offset_transform=ax.transData)
+    discs.set(array=ranks(values), cmap="viridis", clim=(0, 1), linewidth=0)
+    ax.add_collection(discs)
+    (left, top), (right, bottom) = xy.min(0) - 1.2 * diameter, xy.max(0) + 1.2 * diameter
+    below = 0.1 * (bottom - top)  # room for the scale bar
+    ax.set(xlim=(left, right), ylim=(bottom + below, top), aspect="equal")
+    ax.set_axis_off()
+    return discs
+
+
+def _pitch(xy: np.ndarray) -> float:
+    """Typical distance to the next spot, um."""
+    from scipy.spatial import cKDTree
+
+    if len(xy) < 2:
+        return 100.0
+    nearest = cKDTree(xy).query(xy, k=2)[0][:, 1]
+    return float(np.median(nearest)) or 100.0
+
+
+def _r(part: pd.DataFrame) -> str:
+    values = part[["truth", "prediction"]].to_numpy(float)
+    if len(part) < 3 or not (np.ptp(values, axis=0) > 0).all():
+        return "undefined"
+    return f"{np.corrcoef(values.T)[0, 1]:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _scale_bar(ax: Axes, xy: np.ndarray, diameter: float) -> None:
+    left, right = ax.get_xlim()
+    um = ([b for b in BAR_UM if b <= 0.35 * (right - left)] or [BAR_UM[0]])[-1]
+    bottom, top = ax.get_ylim()
+    x, y = left + 0.03 * (right - left), bottom - 0.02 * (bottom - top)
+    ax.plot([x, x + um], [y, y], color="black", linewidth=2.5, solid_capstyle="butt")
+    text = f"{um / 1000:g} mm" if um >= 1000 else f"{um} \N{MICRO SIGN}m"
+    ax.annotate(text, (x + um, y), xytext=(4, 0), textcoords="offset points", ha="left", va="center", fontsize=7)

@@ -1,0 +1,57 @@
+"""Tiles around given places, such as the spots of spatial transcriptomics, instead of on a lattice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histostudy.errors import BadSlideError
+from histostudy.tiles.lattice import Lattice
+from histostudy.tiles.store import TileSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def corner_of(centres: np.ndarray, size_px0: float) -> np.ndarray:
+    """Top left corners (N, 2) int64 of tiles of a side around centres (N, 2), level-0 pixels."""
+    return np.rint(np.asarray(centres, float) - size_px0 / 2).astype(np.int64)
+
+
+def lay_spots(slide_id: str, lattice: Lattice, spots: pd.DataFrame, *, identity: str = "") -> TileSet:
+    """One tile around each spot of a slide; one that does not lie in the slide is left out.
+
+    The places are given, so no tissue is asked for: the tissue fraction is written as 1.
+
+    Parameters
+    ----------
+    slide_id : str
+    lattice : Lattice
+        For the side of a tile and the size of the slide.
+    spots : DataFrame
+        `slide_id`, `x_px0`, `y_px0` (see `histostudy.cohort.spots.read_spots`).
+    identity : str
+        Digest of what the tiles depend on.
+
+    Raises
+    ------
+    BadSlideError
+        ``no_tiles``.
+    """
+    mine = spots[spots["slide_id"] == slide_id]
+    corners = np.unique(corner_of(mine[["x_px0", "y_px0"]].to_numpy(), lattice.size_px0), axis=0)
+    inside = (corners >= 0).all(1) & (corners + lattice.size_px0 <= [lattice.width_px0, lattice.height_px0]).all(1)
+    if not inside.any():
+        raise BadSlideError(
+            "no_tiles", f"none of {len(mine)} spots has a tile of {lattice.size_px0:.0f} px in the slide"
+        )
+    corners = corners[inside]
+    corners = corners[np.lexsort((corners[:, 0], corners[:, 1]))]
+    attrs = {
+        "slide_id": slide_id, "mpp_requested": lattice.mpp, "mpp_effective": lattice.mpp_effective,
+        "mpp_slide": lattice.slide_mpp, "size_px": lattice.size, "size_px0": lattice.size_px0, "overlap_px": 0,
+        "width_px0": lattice.width_px0, "height_px0": lattice.height_px0, "min_tissue": 0.0, "identity": identity,
+    }  # fmt: skip
+    grid = (corners / lattice.size_px0).astype(np.int32)
+    return TileSet(corners, grid, np.ones(len(corners), np.float32), attrs)

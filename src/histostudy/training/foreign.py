@@ -1,0 +1,116 @@
+"""Predictions made elsewhere, published or another program's, as a model of a study: taken as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histostudy.cohort.tables import ROW, number, read_table
+from histostudy.errors import TableError
+from histostudy.training.guard import TestPart
+from histostudy.training.targets import prediction_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from histostudy.cohort.outcomes import Outcome
+    from histostudy.training.loop import RunResult
+
+
+class ForeignPredictions:
+    """Out-of-fold predictions from a file.
+
+    Parameters
+    ----------
+    path : path
+        CSV: `patient_id`, optionally `task`, `repeat` and `fold`, and the columns of the task's kind: `risk` [and
+        ``surv_<days>``], ``prob_<class>``, `prediction`, or ``pred_<gene>``.
+    outcome : Outcome
+        Of the task.
+
+    Raises
+    ------
+    TableError
+        Naming the file and what it lacks, or the cell of a repeat or fold that is no number.
+    """
+
+    def __init__(self, path: str | Path, outcome: Outcome) -> None:
+        self.path, self.outcome = path, outcome
+        table = read_table(path, required=("patient_id",))
+        if "task" in table:
+            table = table[table["task"] == outcome.name]
+            if table.empty:
+                raise TableError(f"no row of task {outcome.name!r}", where=path, todo="check its column task")
+        self.columns = self._columns(table)
+        for key in ("repeat", "fold"):
+            if key in table:
+                cells = zip(table[key].fillna("").astype(str), table[ROW], strict=True)
+                table = table.assign(**{key: [number(cell, path, int(row), key) for cell, row in cells]})
+        self.table = table
+
+    def run(self, repeat: int, fold: int, test: TestPart) -> RunResult:
+        """The predictions of a run's test patients.
+
+        Raises
+        ------
+        TableError
+            If a test patient is not in the file, is there twice, or was predicted in another fold: his prediction
+            would not be out-of-fold here.
+        """
+        import pandas as pd
+        import torch
+
+        from histostudy.training.loop import RunResult
+
+        rows = self._of_run(repeat, fold)
+        missing = sorted(set(test.patient_ids) - set(rows["patient_id"]))
+        if missing:
+            raise TableError(
+                f"{len(missing)} of {len(test.patient_ids)} patients of fold {fold} are not in it, as {missing[0]}",
+                where=self.path,
+                todo="give the study these folds and patients (splits.column, where)",
+            )
+        rows = rows[rows["patient_id"].isin(set(test.patient_ids))]
+        twice = rows["patient_id"][rows["patient_id"].duplicated()]
+        if len(twice):
+            raise TableError(f"patient {twice.iloc[0]!r} is there twice", where=self.path, todo="keep one row a fold")
+        rows = rows.set_index("patient_id").loc[list(test.patient_ids)]
+        values = {}
+        for column in self.columns:
+            numbers = pd.to_numeric(rows[column], errors="coerce").to_numpy(float)
+            if not np.isfinite(numbers).all():
+                patient = rows.index[~np.isfinite(numbers)][0]
+                raise TableError(f"{column} of patient {patient} is no number", where=self.path, todo="mend the file")
+            values[column] = numbers
+        scored = test.submit(pd.DataFrame({"patient_id": list(test.patient_ids)} | values))
+        history = pd.DataFrame({"epoch": [], "lr": [], "train_loss": [], "val_loss": [], "best": []})
+        info = {
+            "n_train": 0, "n_val": 0, "n_test": len(scored), "parameters": 0, "epochs": 0, "best_epoch": 0,
+        }  # fmt: skip
+        tensors = {"value": torch.zeros(0)}
+        return RunResult(scored, tensors, {"control": "predictions made elsewhere"}, history, info)
+
+    def _columns(self, table: pd.DataFrame) -> list[str]:
+        kind = self.outcome.kind
+        if kind == "survival":
+            wanted = ["risk"]
+        elif kind == "classification":
+            wanted = [f"prob_{name}" for name in self.outcome.classes]
+        else:
+            wanted = prediction_columns(self.outcome)
+        if lacking := [c for c in wanted if c not in table]:
+            raise TableError(
+                f"no column {lacking[0]!r}", where=self.path, todo=f"a {kind} task needs {', '.join(wanted[:4])}"
+            )
+        curves = [c for c in table if str(c).startswith("surv_")] if kind == "survival" else []
+        return [*wanted, *curves, *(c for c in ("risk_median_train",) if c in table and kind == "survival")]
+
+    def _of_run(self, repeat: int, fold: int) -> pd.DataFrame:
+        """Rows of a run; a file without folds is one prediction a patient, whichever fold tests him."""
+        rows = self.table
+        for key, run in (("repeat", repeat), ("fold", fold)):
+            if key in rows:
+                rows = rows[rows[key] == run]
+        return rows
