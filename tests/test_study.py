@@ -47,7 +47,6 @@ def test_the_clinical_control_needs_covariates() -> None:
         ({"tiles": {"mpp": "fine"}}, "tiles.mpp: Input should be a valid number"),
         ({"tiles": {"size": 64, "overlap": 64}}, "overlap 64 must be smaller than size 64"),
         ({"cohort": {"name": "c"}}, "give cohort.slides"),
-        ({"tasks": [TASK]}, "a study with tasks needs models"),
         ({"tasks": [TASK, TASK], "models": {"m": {"aggregator": "mean"}}}, "two tasks of one name"),
         ({"tasks": [TASK], "models": {"prior": {"aggregator": "mean"}}}, "'prior' is taken"),
         ({"cohort": {"name": "c", "slides": "nowhere.csv"}}, "cohort.slides: nowhere.csv does not exist"),
@@ -100,6 +99,12 @@ def tables_alone(folder: Path, **changes: object) -> dict:
     } | changes  # fmt: skip
 
 
+def test_without_models_there_are_the_controls() -> None:
+    study = parse_study(config(tasks=[TASK, SURVIVAL | {"adjust": ["age"]}]))
+    assert study.model_names("subtype") == ["prior"] and study.model_names("os") == ["prior", "clinical"]
+    assert study.compare.reference is None
+
+
 def test_a_study_of_tables_has_no_control_of_tiles(tmp_path: Path) -> None:
     study = parse_study(tables_alone(tmp_path), source=tmp_path / "study.yaml")
     assert not study.has_slides and study.model_names("os") == ["prior", "published"]
@@ -147,7 +152,10 @@ def test_tables_of_a_simulated_cohort_are_not_looked_for() -> None:
     [
         ({"cohort": {"name": "c", "simulate": {}, "patients": "p.csv"}}, "leave those keys out"),
         ({"models": {"m": {}}}, "models.m: give aggregator, or predictions made elsewhere"),
-        ({"models": {"m": {"aggregator": "mean", "predictions": "p.csv"}}}, "models.m: give aggregator, or predictions"),
+        (
+            {"models": {"m": {"aggregator": "mean", "predictions": "p.csv"}}},
+            "models.m: give aggregator, or predictions",
+        ),
         ({"models": {"m": {"predictions": "p.csv", "modalities": ["rna"]}}}, "models.m: predictions made elsewhere"),
         ({"models": {"m": {"predictions": "p.csv", "options": {"a": 1}}}}, "take no other key"),
         ({"models": ABMIL | {"m": {"aggregator": "snn", "modalities": ["rna"]}}}, "models.m: 'rna' is not a modality"),

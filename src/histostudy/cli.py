@@ -89,6 +89,7 @@ def simulate(
 ) -> None:
     """Draw a cohort of slides with planted, known effects."""
     from histostudy.simulate.cohort import simulate_cohort
+    from histostudy.simulate.features import simulate_features
     from histostudy.study import Simulate
     from histostudy.studyfile import checked
 
@@ -99,7 +100,10 @@ def simulate(
         loaded = load_study(study)
         if loaded.cohort.simulate is None:
             raise ConfigError("the study has no cohort.simulate", where=study, todo="add it, or leave --study out")
-        simulate_cohort(loaded.cohort.simulate, loaded.seed, Layout(loaded).source, workers)
+        if loaded.cohort.simulate.features is not None:
+            simulate_features(loaded.cohort.simulate, loaded.seed, Layout(loaded).source)
+        else:
+            simulate_cohort(loaded.cohort.simulate, loaded.seed, Layout(loaded).source, workers)
     elif output is not None:
         simulate_cohort(checked(Simulate, patients=patients), seed, output, workers)
     else:

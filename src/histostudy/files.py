@@ -73,7 +73,9 @@ def frame_from_json(value: dict[str, Any]) -> pd.DataFrame:
     """The table that `frame_to_json` wrote."""
     import pandas as pd
 
-    return pd.DataFrame(value["data"], columns=value["columns"])
+    frame = pd.DataFrame(value["data"], columns=value["columns"])
+    # a column of nulls alone was one of numbers, none of them defined
+    return frame.astype(dict.fromkeys(frame.columns[frame.isna().all()], float)) if len(frame) else frame
 
 
 def sha256(path: str | Path) -> str:

@@ -18,13 +18,13 @@ from histostudy.codeversion import code_version
 from histostudy.errors import TableError
 from histostudy.files import digest_of, listing, sha256, write_text
 from histostudy.layout import RESULTS, Layout, shard_count, shard_of
-from histostudy.study import Expression, Study
+from histostudy.study import Expression, Features, Study
 from histostudy.studyfile import parse_study, resolve
 
 TEMPLATES = Path(__file__).parent / "report" / "templates"
 #: Modules whose code a stage's results depend on.
 STAGES = {
-    "simulate": ("histostudy.simulate.cohort",),
+    "simulate": ("histostudy.simulate.cohort", "histostudy.simulate.features"),
     "slides": ("histostudy.slides.stage",),
     "tissue": ("histostudy.tissue.stage",),
     "tiles": ("histostudy.tiles.stage",),
@@ -132,6 +132,10 @@ class Plan:
         """Digest of names, sizes and times of files and folders that no rule lists as its input."""
         return digest_of([listing(path) for path in paths if path is not None])
 
+    def given_features(self) -> str:
+        """Digest of the files of another tool's features; drawn ones follow from the tables drawn with them."""
+        return self.files(None if self.study.cohort.simulate else self.study.features.precomputed)
+
     def indexes(self, folder: Path) -> list[str]:
         """Indexes of all shards of a stage."""
         return [str(self.layout.shard(folder, i)) for i in self.shards]
@@ -172,6 +176,8 @@ def make_plan(
     study = parse_study(config, source=source)
     layout = Layout(study, root)
     if study.cohort.simulate is not None:
+        if study.cohort.simulate.features is not None:
+            study.features = Features(precomputed=layout.source / "features", layout="plain")
         for task in study.tasks:
             if isinstance(task, Expression):
                 task.table = layout.source / task.table.name
@@ -199,8 +205,9 @@ def _slide_rows(study: Study, layout: Layout, check: bool) -> dict[str, Any]:
     """Slides of the study with what their shard's digest is made of."""
     if study.cohort.simulate is not None:
         from histostudy.simulate.cohort import plan as plan_cohort
+        from histostudy.simulate.features import plan_features
 
-        drawn = plan_cohort(study.cohort.simulate, study.seed)
+        drawn = (plan_features if study.cohort.simulate.features else plan_cohort)(study.cohort.simulate, study.seed)
         code = code_version(*STAGES["simulate"])
         recipe = digest_of([study.cohort.simulate.model_dump(mode="json"), study.seed, code])
         return dict.fromkeys(drawn.slide_ids, recipe)

@@ -336,28 +336,25 @@ class Study(Keys):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"two tasks of one name in {names}")
-        if self.tasks and not self.models:
-            raise ValueError("a study with tasks needs models")
         if self.tasks and self.cohort.simulate is None and self.cohort.patients is None:
             raise ValueError("a study with tasks needs cohort.patients")
         if taken := [name for name in self.models if name in CONTROLS]:
             raise ValueError(f"model name {taken[0]!r} is taken: that control is in every study")
         if any(task.kind == "expression" and task.level == "spot" for task in self.tasks) and self.tiles.spots is None:
             raise ValueError("a task at the level of spots needs tiles.spots")
-        if self.models:
-            self._check_models()
+        self._check_models()
         return self
 
     def _check_models(self) -> None:
-        if self.compare.reference is None:
+        if self.compare.reference is None and self.models:
             self.compare.reference = next(iter(self.models))
         # the linear model on the mean of the tiles is a control of every table
-        if self.has_slides and not any(m.aggregator == "mean" for m in self.models.values()):
+        if self.models and self.has_slides and not any(m.aggregator == "mean" for m in self.models.values()):
             if "mean" in self.models:
                 raise ValueError("model name 'mean' is kept for the mean-pool control")
             self.models = {"mean": Model(aggregator="mean"), **self.models}
         for key, wanted in (("reference", [self.compare.reference]), ("transfer", self.compare.transfer)):
-            if unknown := [name for name in wanted if name not in self.models]:
+            if unknown := [name for name in wanted if name is not None and name not in self.models]:
                 raise ValueError(f"compare.{key} {unknown[0]!r} is not a model of this study")
         for name, model in self.models.items():
             if unknown := [m for m in model.modalities if m not in self.modalities]:

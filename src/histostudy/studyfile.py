@@ -42,9 +42,10 @@ def parse_study(config: Mapping[str, Any], *, source: str | Path | None = None) 
         raise ConfigError(_one_line(error), where=source, todo="see the study file's keys in the README") from None
     base = Path(source).resolve().parent if source else Path.cwd()
     parts: list[tuple[str, Keys, tuple[str, ...]]] = []
-    parts += [(section, getattr(study, section), (key,)) for section, key in _PATH_KEYS]
+    drawn = study.cohort.simulate is not None
+    parts += [(section, getattr(study, section), (key,)) for section, key in _PATH_KEYS if not drawn]
     parts += [(f"models.{name}", model, ("predictions",)) for name, model in study.models.items()]
-    if study.cohort.simulate is None:  # a simulated cohort's tables are drawn by the study itself
+    if not drawn:  # a simulated cohort's tables are drawn by the study itself
         parts += [(f"tasks.{t.name}", t, ("table", "centroids")) for t in study.tasks if t.kind == "expression"]
         parts += [(f"modalities.{name}", m, ("table", "groups")) for name, m in study.modalities.items()]
     for where, part, keys in parts:

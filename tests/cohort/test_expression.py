@@ -86,7 +86,10 @@ def test_genes_of_a_spot_stay_together_when_permuted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("spot_id,A\nq,1\n", "no spot of this cohort is in it with all 1 genes; its first id is 'q', the cohort's 's0'"),
+        (
+            "spot_id,A\nq,1\n",
+            "no spot of this cohort is in it with all 1 genes; its first id is 'q', the cohort's 's0'",
+        ),
         ("spot_id,A\ns0,1\ns0,2\n", "row 3 column spot_id: 's0' is in row 2 too"),
         ("spot_id,A\ns0,1\ns1,much\n", "row 3 column A: 'much' is not a number"),
         ("spot_id\ns0\n", "no genes"),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pydantic import TypeAdapter
 
-from histostudy.cohort.outcomes import Outcome, outcome_of
+from histostudy.cohort.outcomes import Columns, Outcome, outcome_of
 from histostudy.cohort.tables import read_patients
 from histostudy.errors import TableError
 from histostudy.study import Task
@@ -128,7 +128,9 @@ WHERE = "patient_id,cancer,stage,v\na,BLCA,1,1\nb,BRCA,2,2\nc,BLCA,,3\nd,BLCA,2,
 
 def test_where_keeps_the_patients_with_the_values() -> None:
     table = pd.DataFrame({"patient_id": list("dbac"), "cancer": ["X", "Y", "X", None], "v": [4.0, 2, 1, 3]})
-    made = outcome_of(TASK.validate_python({"name": "t", "kind": "regression", "target": "v", "where": {"cancer": "X"}}), table)
+    made = outcome_of(
+        TASK.validate_python({"name": "t", "kind": "regression", "target": "v", "where": {"cancer": "X"}}), table
+    )
     assert made.patient_ids.tolist() == ["a", "d"] and made.y.tolist() == [1, 4]
     assert made.excluded == {"b": "not cancer X", "c": "not cancer X"}
 
@@ -179,3 +181,15 @@ def test_permuted_outcomes_keep_their_values_and_leave_their_patients(tmp_path: 
 def test_permuted_where_shuffles_among_the_task_alone(tmp_path: Path) -> None:
     made = outcome(tmp_path, WHERE, kind="regression", target="v", where={"cancer": "BLCA"}, permute=3)
     assert sorted(made.y) == [1, 3, 4]
+
+
+def test_many_columns_at_once_are_what_they_are_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("patient_id,A,B,C,D\na,1, 2.5 ,NA,inf\nb,,1e3,[Not Available],1\nc,3,-0,7,x\n")
+    columns = Columns(read_patients(path), path)
+    for names in (["A", "B"], ["B", "C", "A"]):
+        np.testing.assert_array_equal(columns.block(names), np.column_stack([columns.numbers(n) for n in names]))
+    with pytest.raises(TableError, match="t.csv row 2 column D: 'inf' is not a number"):
+        columns.block(["A", "D"])
+    with pytest.raises(TableError, match="t.csv: no column 'E'"):
+        columns.block(["A", "E"])

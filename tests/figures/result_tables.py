@@ -218,7 +218,9 @@ def spatial(count: int = 2) -> pd.DataFrame:
     parts = []
     for k, model in enumerate(names(count)):
         part = pd.DataFrame({"model": model, "slide_id": "A1", "x_px0": x, "y_px0": y, "gene": "ERBB2"})
-        parts.append(part.assign(truth=truth, prediction=truth * (model != "prior") + 0.2 * k * rng.normal(size=x.size)))
+        parts.append(
+            part.assign(truth=truth, prediction=truth * (model != "prior") + 0.2 * k * rng.normal(size=x.size))
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -231,7 +233,10 @@ def subtype_scores(count: int = 5, subtypes: Mapping[str, int] = SUBTYPES) -> pd
     for k, model in enumerate(names(count)):
         skill, blind = _skill(k, model) * 2, model == "prior"
         for name, events in subtypes.items():
-            middle, half = 0.5 + skill + (0 if blind else rng.normal(0, 0.03)), (0.0 if blind else 0.6 / np.sqrt(events))
+            middle, half = (
+                0.5 + skill + (0 if blind else rng.normal(0, 0.03)),
+                (0.0 if blind else 0.6 / np.sqrt(events)),
+            )
             rows.append({"model": model, "subtype": name, "metric": "auroc", "estimate": middle, "low": middle - half,
                          "high": min(middle + half, 1), "n": n, "events": events})  # fmt: skip
         for metric, middle in (("accuracy", 0.45 + skill), ("kappa", skill * 1.5)):
@@ -282,7 +287,9 @@ def modalities(tasks: Sequence[str] = ("os", "subtype", "progression_free_surviv
         {"modality": "clinical", "columns": 6, "groups": 0, "patients": 240, "missing": 0},
     ]
     for k, row in enumerate(rows):
-        row |= {f"missing_{t}": int(row["missing"]) * max(3 - j, 1) // 3 * (k != 0 or j != 1) for j, t in enumerate(tasks)}
+        row |= {
+            f"missing_{t}": int(row["missing"]) * max(3 - j, 1) // 3 * (k != 0 or j != 1) for j, t in enumerate(tasks)
+        }
     return pd.DataFrame(rows)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import result_tables
 
+from histostudy.cohort.outcomes import Outcome
+from histostudy.evaluation.appendix import Beside
 from histostudy.evaluation.stage import Evaluation, evaluate_task
 from histostudy.figures import FIGURES
 from histostudy.figures.feature_pca import pca_table
@@ -30,12 +34,19 @@ def _splits() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _evaluate(kind: str, columns: Callable[[str, float], dict[str, Any]], **outcome: Any) -> Evaluation:
+def outcome(kind: str, y: np.ndarray, about: dict[str, Any] | None = None, **more: Any) -> Outcome:
+    """The real outcome of a task named ``t``, without covariates."""
+    task = SimpleNamespace(name="t", kind=kind, positive=None, horizons=[365, 1095, 1825], **(about or {}))
+    nothing = pd.DataFrame(index=pd.Index(IDS, name="patient_id"))
+    return Outcome(task=task, patient_ids=IDS.astype(object), y=np.asarray(y, float), adjust=nothing, **more)  # type: ignore[arg-type]
+
+
+def _evaluate(
+    columns: Callable[[str, float], dict[str, Any]], known: Outcome, beside: Beside | None = None
+) -> Evaluation:
     keys = {"patient_id": IDS, "repeat": 0, "fold": FOLD, "task": "t"}
     frames = {m: pd.DataFrame(keys | {"model": m} | columns(m, effect)) for m, effect in MODELS.items()}
-    task = SimpleNamespace(name="t", kind=kind, positive=None, horizons=[365, 1095, 1825])
-    told = {"patient_ids": IDS, "classes": [], "time": None, "event": None} | outcome
-    return evaluate_task(STUDY, task, frames, SimpleNamespace(**told), _splits())  # type: ignore[arg-type]
+    return evaluate_task(STUDY, known.task, frames, known, _splits(), beside or Beside())  # type: ignore[arg-type]
 
 
 def classification(names: tuple[str, ...] = ("wild type", "mutant")) -> Evaluation:
@@ -47,23 +58,29 @@ def classification(names: tuple[str, ...] = ("wild type", "mutant")) -> Evaluati
         prob = np.exp(logit) / np.exp(logit).sum(1, keepdims=True)
         return {"truth": np.array(names)[truth]} | {f"prob_{n}": prob[:, k] for k, n in enumerate(names)}
 
-    return _evaluate("classification", columns, classes=list(names))
+    return _evaluate(columns, outcome("classification", truth, classes=list(names)))
 
 
+def follow_up(rng: np.random.Generator, hidden: np.ndarray) -> Outcome:
+    died, left = rng.exponential(1200 * np.exp(-hidden)), rng.exponential(2500, N)
+    time, event = np.minimum(np.minimum(died, left) + 1, 3000), (died <= left) & (died < 3000)
+    return outcome("survival", time, time=time, event=event)
+
+
+@cache
 def survival() -> Evaluation:
     rng = np.random.default_rng(1)
     hidden = rng.normal(size=N)
-    died, left = rng.exponential(1200 * np.exp(-hidden)), rng.exponential(2500, N)
-    time, event = np.minimum(np.minimum(died, left) + 1, 3000), (died <= left) & (died < 3000)
+    known = follow_up(rng, hidden)
 
     def columns(model: str, effect: float) -> dict[str, Any]:
         risk = 0.6 * effect * hidden + 0.5 * rng.normal(size=N) * (model != "prior")
         days = [30, 91, 182, 365, 548, 730, 1095, 1461, 1825]
-        return {"time": time, "event": event.astype(int), "risk": risk} | {
+        return {"time": known.time, "event": np.asarray(known.event).astype(int), "risk": risk} | {
             f"surv_{d}": np.exp(-d / 1200 * np.exp(risk)) for d in days
         }
 
-    return _evaluate("survival", columns, time=time, event=event)
+    return _evaluate(columns, known)
 
 
 def regression() -> Evaluation:
@@ -74,7 +91,7 @@ def regression() -> Evaluation:
         said = 30 + (truth - 30) * effect / 2 + 5 * rng.normal(size=N) * (model != "prior")
         return {"truth": truth, "prediction": said}
 
-    return _evaluate("regression", columns)
+    return _evaluate(columns, outcome("regression", truth))
 
 
 def expression(genes: int = 12) -> Evaluation:
@@ -86,7 +103,27 @@ def expression(genes: int = 12) -> Evaluation:
         said = truth * strength + rng.normal(size=(N, genes)) * (model != "prior")
         return {f"truth_G{g}": truth[:, g] for g in range(genes)} | {f"pred_G{g}": said[:, g] for g in range(genes)}
 
-    return _evaluate("expression", columns)
+    return _evaluate(columns, outcome("expression", truth, genes=[f"G{g}" for g in range(genes)]))
+
+
+def called_subtypes(genes: int = 16) -> Evaluation:
+    """Genes that differ in their mean and between three planted subtypes, of which one lives shorter."""
+    rng = np.random.default_rng(4)
+    centres = rng.normal(0, 1.5, (3, genes))
+    subtype, level = rng.integers(3, size=N), rng.normal(6, 2, genes)
+    truth = level + centres[subtype] + rng.normal(0, 0.7, (N, genes))
+    names = [f"G{g}" for g in range(genes)]
+
+    def columns(model: str, effect: float) -> dict[str, Any]:
+        noise = rng.normal(size=(N, genes)) * (model != "prior")
+        said = level + effect / 2 * (truth - level) + noise
+        return {f"truth_{g}": truth[:, k] for k, g in enumerate(names)} | {
+            f"pred_{g}": said[:, k] for k, g in enumerate(names)
+        }
+
+    table = pd.DataFrame(centres.T, index=names, columns=["basal", "luminal A", "HER2-enriched"])
+    beside = Beside(centroids=table, survival=follow_up(rng, 1.5 * (subtype == 0)))
+    return _evaluate(columns, outcome("expression", truth, {"subtypes": True}, genes=names), beside)
 
 
 def tissue(height: int = 300, width: int = 400) -> np.ndarray:
@@ -170,8 +207,8 @@ def all_figures() -> dict[str, Any]:
     """Every registered figure drawn, some of them from a second input as well."""
     draw = {name: FIGURES[name].draw for name in FIGURES}
     two, three, surv = classification(), classification(("basal", "luminal A", "her2")), survival()
-    few, many, number = expression(), expression(60), regression()
-    return {
+    few, many, number, called = expression(), expression(60), regression(), called_subtypes().curves
+    return result_tables.drawn() | {
         "roc": draw["roc"](two.curves["roc"]),
         "roc_three": draw["roc"](three.curves["roc"]),
         "pr": draw["pr"](two.curves["pr"]),
@@ -187,6 +224,15 @@ def all_figures() -> dict[str, Any]:
         "regression_scatter": draw["regression_scatter"](number.curves["scatter"], unit="%"),
         "genes": draw["genes"](few.curves["genes"]),
         "genes_many": draw["genes"](many.curves["genes"]),
+        "gene_scatter": draw["gene_scatter"](few.curves["gene_scatter"]),
+        "within_patient": draw["within_patient"](called["within"]),
+        "subtypes": draw["subtypes"](called["subtype_scores"]),
+        "subtype_survival": draw["subtype_survival"](called["subtype_km"], scores=called["subtype_scores"]),
+        "km_pooled": draw["km_pooled"](surv.curves["km_pooled"]),
+        "td_auc": draw["td_auc"](surv.curves["td_auc"]),
+        "brier": draw["brier"](surv.curves["brier_curve"]),
+        "decision_curve": draw["decision_curve"](two.curves["decision"]),
+        "folds": draw["folds"](surv.curves["folds"]),
         "feature_pca": draw["feature_pca"](pca()),
         "contact_sheet": draw["contact_sheet"](**sheet()),
         "attention_map": draw["attention_map"](**attention()),

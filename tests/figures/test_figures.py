@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+import result_tables
 import samples
 
 from histostudy.figures import FIGURES
@@ -44,40 +45,16 @@ def test_every_figure_is_drawn(drawn: dict) -> None:
     assert set(FIGURES) <= set(drawn)
 
 
-def _axes_names() -> list[str]:
-    return ["roc", "calibration", "kaplan_meier", "metrics_forest", "comparison_forest", "genes", "cohort_flow"]
+#: Drawn from what the evaluation really writes; every other figure's words have a test of their own.
+EVALUATED = (
+    "roc", "calibration", "kaplan_meier", "metrics_forest", "comparison_forest", "genes", "cohort_flow", "subtypes",
+    "subtype_survival", "within_patient", "km_pooled", "td_auc", "brier", "decision_curve", "folds",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", _axes_names())
+@pytest.mark.parametrize("name", EVALUATED)
 def test_words_do_not_overlap(drawn: dict, name: str) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.text import Text
-
-    fig = drawn[name]
-    renderer = FigureCanvasAgg(fig).get_renderer()
-    fig.draw(renderer)
-    page, hidden = fig.bbox, _unpainted(fig)
-    shown = [t for t in fig.findobj(Text) if t.get_text().strip() and t.get_visible() and t not in hidden]
-    boxes = [t.get_window_extent(renderer) for t in shown]
-    for text, box in zip(shown, boxes, strict=True):
-        assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1, f"{text.get_text()!r} runs off the page"
-    for i, one in enumerate(boxes):
-        for j, other in enumerate(boxes[:i]):
-            width = min(one.x1, other.x1) - max(one.x0, other.x0)
-            height = min(one.y1, other.y1) - max(one.y0, other.y0)
-            assert width <= 2 or height <= 2, f"{shown[i].get_text()!r} lies on {shown[j].get_text()!r}"
-
-
-def _unpainted(fig: object) -> set:
-    """Tick labels outside the limits of their axis, and those of axes that are off: never painted."""
-    out = set()
-    for axes in fig.axes:  # type: ignore[attr-defined]
-        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-            low, high = sorted(limits)
-            for tick in axis.get_major_ticks():
-                if not axes.axison or not low - 1e-9 <= tick.get_loc() <= high + 1e-9:
-                    out |= {tick.label1, tick.label2}
-    return out
+    result_tables.assert_words_apart(drawn[name])
 
 
 def test_the_same_bytes_twice(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from histostudy.models import survival
 from histostudy.models.heads import HEADS, head_config
+from histostudy.study import Training
 
 
 def cohort(seed: int, n: int = 40, ties: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -127,11 +128,11 @@ def test_grid_is_monthly_with_the_horizons() -> None:
     assert grid.tolist() == [30, 50, 61, 91, 122, 365]
 
 
-@pytest.mark.parametrize("loss", ["nll", "cox"])
+@pytest.mark.parametrize("loss", ["nll", "cox", "rank"])
 def test_head_predicts_risk_and_curves(loss: str) -> None:
     x, time, event = cohort(1)
     targets = {"time": torch.tensor(time).float(), "event": torch.tensor(event).float()}
-    config = head_config("survival", loss, targets, days=[365, 730])
+    config = head_config("survival", Training(loss=loss), targets, days=[365, 730])
     head = HEADS[config["kind"]](3, config)
     head.start(targets)
     raw = head(torch.tensor(x).float()).detach()
@@ -141,3 +142,79 @@ def test_head_predicts_risk_and_curves(loss: str) -> None:
     assert (columns["surv_365"] >= columns["surv_730"]).all()
     if loss == "cox":
         assert np.array_equal(np.argsort(columns["risk"]), np.argsort(-columns["surv_365"]))
+
+
+def slow_ranking(risk: np.ndarray, time: np.ndarray, event: np.ndarray) -> float:
+    pairs = [(i, j) for i in range(len(time)) for j in range(len(time)) if event[i] and time[i] < time[j]]
+    return float(np.mean([1 / (1 + np.exp(risk[i] - risk[j])) for i, j in pairs])) if pairs else 0.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ranking_loss_equals_a_loop_over_comparable_pairs(seed: int) -> None:
+    x, time, event = cohort(seed, 25)
+    got = survival.ranking_loss(torch.tensor(x[:, 0]), torch.tensor(time), torch.tensor(event).double())
+    assert got.item() == pytest.approx(slow_ranking(x[:, 0], time, event), abs=1e-12)
+
+
+def test_a_steep_ranking_loss_is_one_minus_the_concordance() -> None:
+    from sksurv.metrics import concordance_index_censored
+
+    x, time, event = cohort(1, 50, ties=False)
+    got = survival.ranking_loss(torch.tensor(x[:, 0] * 1e5), torch.tensor(time), torch.tensor(event).double())
+    assert got.item() == pytest.approx(1 - concordance_index_censored(event, time, x[:, 0])[0], abs=1e-6)
+
+
+def test_ranking_loss_has_no_gradient_where_nothing_is_comparable() -> None:
+    # 0 is censored before all; 1 and 2 tie with events; 3 is censored last
+    time, event = torch.tensor([1.0, 2, 2, 5]), torch.tensor([0.0, 1, 1, 0])
+    risk = torch.tensor([0.3, -0.2, 1.5, 0.1], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(survival.ranking_loss(risk, time, event), risk)
+    assert slope[0] == 0
+    assert slope[1] < 0 and slope[2] < 0 and slope[3] > 0
+    assert slope.sum().item() == pytest.approx(0, abs=1e-15)
+    # 1 and 2 are compared with 3 alone, not with each other
+    wrong = torch.sigmoid(risk[3] - risk[1:3]).detach()
+    assert slope[1:3].tolist() == pytest.approx((-wrong * (1 - wrong) / 2).tolist())
+    for lonely in (torch.zeros(4), torch.tensor([0.0, 0, 0, 1])):
+        loss = survival.ranking_loss(risk, time, lonely)
+        (slope,) = torch.autograd.grad(loss, risk)
+        assert loss == 0 and (slope == 0).all()
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_cox_slope_equals_statsmodels(scale: float, ties: bool) -> None:
+    from statsmodels.duration.hazard_regression import PHReg
+
+    x, time, event = cohort(6, 80, ties=ties)
+    score = scale * (x[:, 0] + 0.5 * x[:, 1])
+    reference = PHReg(time, score[:, None], status=event.astype(int), ties="efron").fit(disp=0).params[0]
+    got = survival.cox_slope(torch.tensor(score), torch.tensor(time), torch.tensor(event).double())
+    assert got == pytest.approx(reference, rel=1e-5)
+    assert survival.cox_slope(torch.tensor(-score), torch.tensor(time), torch.tensor(event).double()) < 0 < got
+
+
+def test_cox_slope_is_bounded_and_zero_where_nothing_can_be_said() -> None:
+    time = torch.arange(1.0, 21)
+    perfect = survival.cox_slope(-time, time, torch.ones(20))
+    assert np.isfinite(perfect) and 0 < perfect <= 20 / float(time.std(correction=0)) + 1e-9
+    assert survival.cox_slope(torch.ones(20), time, torch.ones(20)) == 0
+    assert survival.cox_slope(time, time, torch.zeros(20)) == 0
+    with torch.no_grad():  # it makes its own gradients
+        assert survival.cox_slope(-time, time, torch.ones(20)) == perfect
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 0.9])
+def test_alpha_weighs_censored_patients_down_as_published(alpha: float) -> None:
+    """(1 - alpha) times the whole likelihood plus alpha times that of the events (Zadeh and Schmid)."""
+    rng = np.random.default_rng(0)
+    logits, k, event = rng.normal(size=(12, 4)), rng.integers(0, 4, 12), rng.random(12) < 0.5
+    hazard = 1 / (1 + np.exp(-logits))
+    total = events = 0.0
+    for i in range(12):
+        before, through = np.prod(1 - hazard[i, : k[i]]), np.prod(1 - hazard[i, : k[i] + 1])
+        seen = -np.log(before * hazard[i, k[i]]) if event[i] else 0.0
+        total += seen if event[i] else -np.log(through)
+        events += seen
+    got = survival.nll_loss(torch.tensor(logits), torch.tensor(k), torch.tensor(event).double(), alpha)
+    assert got.item() == pytest.approx(((1 - alpha) * total + alpha * events) / 12, abs=1e-12)

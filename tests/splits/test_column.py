@@ -19,7 +19,9 @@ from histostudy.study import Classification, Splits
 def cohort(n: int = 60) -> pd.DataFrame:
     rows = np.arange(n)
     fold = [str(i % 3 + 1) + (".0" if i % 2 else "") for i in rows]  # as pandas and spreadsheets mix them
-    return pd.DataFrame({"patient_id": [f"p{i:02d}" for i in rows], "fold": fold, "y": np.array(["a", "b", "b"])[rows // 4 % 3]})
+    return pd.DataFrame(
+        {"patient_id": [f"p{i:02d}" for i in rows], "fold": fold, "y": np.array(["a", "b", "b"])[rows // 4 % 3]}
+    )
 
 
 def test_every_patient_is_tested_in_his_fold_once_a_repeat() -> None:

@@ -55,8 +55,16 @@ def test_one_prediction_a_patient_serves_whichever_fold_tests_him(tmp_path: Path
 
 
 def test_rows_of_the_run_alone_are_taken(tmp_path: Path) -> None:
-    rows = [(task, r, f, p, 100 * r + 10 * f + i) for task in ("os", "pfi") for r in (0, 1) for f in (0, 1) for i, p in enumerate(IDS)]
-    text = "task,repeat,fold,patient_id,risk\n" + "".join(f"{t},{r},{f}.0,{p},{v if t == 'os' else -1}\n" for t, r, f, p, v in rows)
+    rows = [
+        (task, r, f, p, 100 * r + 10 * f + i)
+        for task in ("os", "pfi")
+        for r in (0, 1)
+        for f in (0, 1)
+        for i, p in enumerate(IDS)
+    ]
+    text = "task,repeat,fold,patient_id,risk\n" + "".join(
+        f"{t},{r},{f}.0,{p},{v if t == 'os' else -1}\n" for t, r, f, p, v in rows
+    )
     made = foreign(tmp_path, text)
     assert of_run(made, ["p1", "p3"], repeat=1, fold=1)["risk"].tolist() == [110, 112]
     assert of_run(made, ["p2"], repeat=0, fold=1)["risk"].tolist() == [11]
@@ -77,7 +85,11 @@ def test_columns_of_each_kind_of_task(tmp_path: Path) -> None:
     ("kind", "text", "match"),
     [
         ("survival", "patient_id,hazard\np1,1\n", "no column 'risk'; a survival task needs risk"),
-        ("classification", "patient_id,prob_yes\np1,1\n", "no column 'prob_no'; a classification task needs prob_no, p"),
+        (
+            "classification",
+            "patient_id,prob_yes\np1,1\n",
+            "no column 'prob_no'; a classification task needs prob_no, p",
+        ),
         ("regression", "patient_id,risk\np1,1\n", "no column 'prediction'"),
         ("expression", "patient_id,pred_A\np1,1\n", "no column 'pred_B'"),
         ("survival", "patient,risk\np1,1\n", "no column 'patient_id'; did you mean 'patient'"),

@@ -21,7 +21,9 @@ IDS = ["a", "b", "c", "tested", "d"]
 STORE = ["a", "b", "c", "nobody", "tested"]
 
 
-def fit(values: np.ndarray = VALUES, groups: dict | None = None, rows: tuple = (0, 1, 2, 3), **keys: Any) -> RunModality:
+def fit(
+    values: np.ndarray = VALUES, groups: dict | None = None, rows: tuple = (0, 1, 2, 3), **keys: Any
+) -> RunModality:
     table = ModalityTable("rna", ["A", "flat", "B", "still"], values, IDS, groups or {})
     return fit_modality(table, Modality(**keys), STORE, list(rows))
 

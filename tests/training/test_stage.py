@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pandas as pd
 import pytest
 from training.trainingdata import PackedBags, folds_of, outcome_for, planted_bags, study_of
 
-from histostudy.errors import ModelError
+from histostudy.cohort.modalities import ModalityTable
+from histostudy.errors import ModelError, TableError
 from histostudy.files import sha256
+from histostudy.studyfile import parse_study
 from histostudy.training.attention import attention_of
-from histostudy.training.stage import FILES, train_model
+from histostudy.training.stage import EPOCHS, FILES, _Trainer, looks_at_tiles, train_model
 
 QUICK = {"epochs": 3, "batch_size": 16}
 
@@ -216,3 +219,122 @@ def test_runs_of_folds_that_are_no_more_are_deleted(tmp_path: Path) -> None:
     (tmp_path / "runs.parquet").write_text("")
     _forget(tmp_path, {"r0f0", "r0f1"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r0f0", "r0f1", "runs.parquet"]
+
+
+SURVIVAL = {"name": "t", "kind": "survival", "time": "a", "event": "b", "horizons": [365]}
+SNN = {"aggregator": "snn", "modalities": ["rna"], "options": {"width": 8, "blocks": 1}, "training": QUICK}
+
+
+def lived(models: dict[str, Any], tmp_path: Path, **sections: Any) -> tuple:
+    """A survival study of sixty patients, of whom a table of four columns knows the hazard."""
+    _, time, event = survival_data(60, 3)
+    ids = [f"p{i:03d}" for i in range(60)]
+    study = parse_study(
+        {"study": "t", "cohort": {"name": "t", "simulate": {}}, "tasks": [SURVIVAL], "models": models} | sections
+    )
+    outcome = outcome_for(study, ids, time=time, event=event)
+    values = np.random.default_rng(0).normal(size=(60, 4)) - np.log(time)[:, None] * [2, 0, 0, 0]
+    table = ModalityTable("rna", list("ABCD"), values, ids, {})
+    return study, outcome, folds_of(ids, event.astype(int), 3), table
+
+
+def test_predictions_made_elsewhere_are_runs_like_others(tmp_path: Path) -> None:
+    file = tmp_path / "risks.csv"
+    frame = pd.DataFrame({"patient_id": [f"p{i:03d}" for i in range(60)], "risk": np.arange(60) * 0.5})
+    frame.to_csv(file, index=False)
+    study, outcome, splits, _ = lived({"m": {"predictions": str(file)}}, tmp_path)
+    study.models["m"].predictions = file
+    out = tmp_path / "runs"
+    runs = train_model(study, "t", "m", None, outcome, splits, out)
+    assert runs["status"].tolist() == ["trained"] * 3 and runs["parameters"].tolist() == [0] * 3
+    assert all((out / "r0f2" / name).is_file() for name in (*FILES, "run.json"))
+    scored = pd.concat(predictions(out, runs)).sort_values("patient_id", ignore_index=True)
+    assert list(scored.columns) == ["patient_id", "repeat", "fold", "task", "model", "time", "event", "risk"]
+    assert scored["risk"].tolist() == frame["risk"].tolist() and set(scored["model"]) == {"m"}
+    assert set(train_model(study, "t", "m", None, outcome, splits, out)["status"]) == {"kept"}
+    frame.assign(risk=-frame["risk"]).to_csv(file, index=False)
+    again = train_model(study, "t", "m", None, outcome, splits, out)
+    assert set(again["status"]) == {"trained"}
+    assert predictions(out, again)[0]["risk"].max() <= 0
+    frame[1:].to_csv(file, index=False)
+    with pytest.raises(TableError, match="risks.csv: 1 of 20 patients of fold . are not in it, as p000"):
+        train_model(study, "t", "m", None, outcome, splits, out)
+
+
+def test_tables_alone_are_trained_kept_and_redone_when_the_table_changes(tmp_path: Path) -> None:
+    study, outcome, splits, table = lived({"m": SNN}, tmp_path, modalities={"rna": {}})
+    assert not looks_at_tiles(study, "m") and looks_at_tiles(study, "mean") and not looks_at_tiles(study, "prior")
+    out = tmp_path / "runs"
+    runs = train_model(study, "t", "m", None, outcome, splits, out, modalities={"rna": table})
+    assert runs["n_test"].sum() == 60 and (runs["parameters"] > 0).all()
+    first = {p: sha256(p) for p in out.glob("*/*") if p.name != "run.json"}
+    keep = train_model(study, "t", "m", None, outcome, splits, out, modalities={"rna": table, "other": table})
+    assert set(keep["status"]) == {"kept"}
+    changed = replace(table, values=np.where(np.arange(4) == 0, -table.values, table.values))
+    again = train_model(study, "t", "m", None, outcome, splits, out, modalities={"rna": changed})
+    assert set(again["status"]) == {"trained"}
+    assert {p: sha256(p) for p in first} != first
+    for other in (replace(table, columns=list("ABCE")), replace(table, groups={"g": ["A"]})):
+        redone = train_model(study, "t", "m", None, outcome, splits, out, modalities={"rna": other})
+        assert set(redone["status"]) == {"trained"}
+    study.modalities["rna"].top = 2
+    redone = train_model(study, "t", "m", None, outcome, splits, out, modalities={"rna": table})
+    assert set(redone["status"]) == {"trained"}
+    with pytest.raises(ModelError, match="model mean needs features; give the study slides"):
+        train_model(study, "t", "mean", None, outcome, splits, tmp_path / "mean")
+
+
+def test_a_planted_modality_is_found_and_its_missing_patients_counted(tmp_path: Path) -> None:
+    from sksurv.metrics import concordance_index_censored
+
+    training = {"epochs": 25, "lr": 0.01, "loss": "cox", "epoch": "last"}
+    study, outcome, splits, table = lived({"m": SNN | {"training": training}}, tmp_path, modalities={"rna": {}})
+    fewer = replace(table, values=table.values[4:], patient_ids=table.patient_ids[4:])
+    runs = train_model(study, "t", "m", None, outcome, splits, tmp_path, modalities={"rna": fewer})
+    assert sum(missing["rna"]["test"] for missing in runs["missing"]) == 4
+    assert all(missing["rna"]["train"] + missing["rna"]["test"] == 4 for missing in runs["missing"])  # epoch: last
+    frames = predictions(tmp_path, runs)
+    assert np.mean([concordance_index_censored(f["event"], f["time"], f["risk"])[0] for f in frames]) > 0.75
+    alone = predictions(tmp_path, runs)[0].set_index("patient_id")["risk"]
+    nobody = [p for p in alone.index if p in table.patient_ids[:4]]
+    assert alone[nobody].nunique() <= 1  # nothing is known of them: they are predicted alike
+
+
+def test_modalities_beside_tiles_change_the_prediction(tmp_path: Path) -> None:
+    models = {"fused": {"aggregator": "abmil", "modalities": ["rna"], "training": QUICK}}
+    study, outcome, splits, table = lived(models, tmp_path, modalities={"rna": {}})
+    bags = PackedBags.of({p: np.random.default_rng(i).normal(size=(5, 3)) for i, p in enumerate(table.patient_ids)})
+    two = [
+        predictions(out, train_model(study, "t", "fused", bags, outcome, splits, out, modalities={"rna": one}))[0]
+        for out, one in ((tmp_path / "a", table), (tmp_path / "b", replace(table, values=-table.values)))
+    ]
+    assert not two[0]["risk"].equals(two[1]["risk"])
+
+
+def test_a_traced_training_leaves_its_epochs(tmp_path: Path) -> None:
+    traced = SNN | {"training": {"epochs": 4, "trace": True}}
+    study, outcome, splits, table = lived({"m": traced}, tmp_path, modalities={"rna": {}})
+
+    def train() -> list[str]:
+        runs = train_model(study, "t", "m", None, outcome, splits, tmp_path / "m", modalities={"rna": table})
+        return runs["status"].tolist()
+
+    file = tmp_path / "m/r0f1" / EPOCHS
+    assert train() == ["trained"] * 3
+    frame = pd.read_parquet(file)
+    assert {"epoch", "patient_id", "risk", "time", "event", "repeat", "fold", "model"} == set(frame)
+    assert (frame["fold"] == 1).all() and frame["epoch"].value_counts().to_dict() == dict.fromkeys([1, 2, 3, 4], 20)
+    before = sha256(file)
+    assert train() == ["kept"] * 3
+    file.unlink()
+    assert train() == ["kept", "trained", "kept"] and sha256(file) == before
+    study.models["m"].training.trace = False
+    assert train() == ["trained"] * 3 and not file.exists()
+
+
+def test_sources_are_runs_of_the_same_fold_and_part_of_the_identity(tmp_path: Path) -> None:
+    models = {"m": SNN, "s": SNN}
+    study, outcome, splits, table = lived(models, tmp_path, modalities={"rna": {}})
+    train_model(study, "t", "s", None, outcome, splits, tmp_path / "s", modalities={"rna": table})
+    trainer = _Trainer(study, "t", "m", None, outcome, 1, {"rna": table}, {"b": tmp_path / "s", "a": tmp_path / "s2"})
+    assert trainer.source_files(0, 2) == [tmp_path / f"{name}/r0f2/weights.safetensors" for name in ("s2", "s")]

@@ -7,6 +7,7 @@ if STUDY.cohort.simulate is not None:
             patients=f"{FOLDERS['source']}/patients.csv",
             expression=f"{FOLDERS['source']}/expression.csv",
             truth=f"{FOLDERS['source']}/truth.json",
+            omics=[f"{FOLDERS['source']}/{name}.csv" for name in ("rna", "groups")] if DRAWN_FEATURES else [],
         log:
             f"{LOGS}/simulate.log",
         benchmark:
@@ -168,7 +169,7 @@ rule index:
         study=PLAN.file,
         shards=PLAN.n_shards,
         settings=PLAN.settings("cohort", "features"),
-        files=PLAN.files(STUDY.features.precomputed),
+        files=PLAN.given_features(),
         code=PLAN.code("index"),
     shell:
         "histostudy index features --study {params.study} --shards {params.shards} > {log} 2>&1"

@@ -6,6 +6,7 @@ rule cohort:
     output:
         flow=f"{HOME}/cohort_flow.json",
         table_one=f"{HOME}/table_one.csv",
+        modalities=[f"{HOME}/tables/modalities.csv"] if STUDY.modalities else [],
     log:
         f"{LOGS}/cohort.log",
     benchmark:
@@ -132,6 +133,7 @@ rule figures:
         tables=PLAN.tables,
         index=INDEX,
         flow=f"{HOME}/cohort_flow.json",
+        modalities=rules.cohort.output.modalities,
         runs=runs_of_study,
         metrics=results_of_study("metrics"),
         comparison=results_of_study("comparison"),

@@ -81,7 +81,7 @@ def _values(
     listed = np.array([i >= 0 for i in order], dtype=bool)
     used = [i for i in order if i >= 0]
     wanted = names if task.library else genes  # the total of a row is over all its genes
-    every = np.column_stack([own.numbers(gene) for gene in wanted])[used]
+    every = own.block(wanted)[used]
     if task.library and len(every):
         total = np.nansum(every, axis=1, keepdims=True)
         every = every / np.maximum(total, 1) * np.median(total)

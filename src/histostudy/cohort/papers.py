@@ -103,9 +103,13 @@ def _genomics(source: Path, path: Path, cancer: str, patients: pd.DataFrame, out
             )
     write_table(out / "patients.csv", known.merge(clinical[["patient_id", "age", "sex", "histology"]], on="patient_id"))
     write_table(out / "genomics.csv", omics)
-    signatures = read_table(source / "signatures.csv")
-    groups = {c: set(signatures[c].dropna()) for c in signatures.columns.drop(ROW)}
-    _write_groups(out / "groups.csv", groups, omics.columns[1:], source / "signatures.csv")
+    _write_groups(out / "groups.csv", _signatures(source), omics.columns[1:], source / "signatures.csv")
+
+
+def _signatures(source: Path) -> dict[str, set[str]]:
+    """Genes of each functional group of ``signatures.csv``, a column a group."""
+    table = read_table(source / "signatures.csv")
+    return {str(c): set(table[c].dropna()) for c in table.columns.drop(ROW)}
 
 
 def _write_groups(path: Path, groups: Mapping[str, set[str]], columns: Sequence[str], source: Path) -> None:
@@ -121,13 +125,14 @@ def build_porpoise(source: str | Path, out: str | Path, cohort: str) -> None:
     """Omics, outcomes and the five published folds of a cohort of PORPOISE.
 
     Writes ``patients.csv`` (patient_id, site, age, sex, histology, fold, os_days, os_event), ``rna.csv``, ``cnv.csv``
-    and ``mut.csv`` (patient_id and columns named ``<gene>_<kind>``) as far as the cohort has them, and ``folds.csv``
-    (repeat, fold, patient_id, part; the part that they call val is tested).
+    and ``mut.csv`` (patient_id and columns named ``<gene>_<kind>``) as far as the cohort has them, each with its
+    ``<kind>_groups.csv`` (group, column), and ``folds.csv`` (repeat, fold, patient_id, part; the part that they call
+    val is tested).
 
     Parameters
     ----------
     source : str or Path
-        Holds ``tcga_<cohort>_all_clean.csv.zip`` and ``splits/tcga_<cohort>/splits_<k>.csv``.
+        Holds ``tcga_<cohort>_all_clean.csv.zip``, ``signatures.csv`` and ``splits/tcga_<cohort>/splits_<k>.csv``.
     out : str or Path
         Folder of the tables.
     cohort : str
@@ -153,6 +158,7 @@ def build_porpoise(source: str | Path, out: str | Path, cohort: str) -> None:
         columns = [c for c in omics.columns if c.endswith(suffix)]
         if columns:
             write_table(out / f"{name}.csv", omics[["patient_id", *columns]])
+            _write_groups(out / f"{name}_groups.csv", _signatures(source), columns, source / "signatures.csv")
     parts = [
         patients[["patient_id"]].assign(fold=k, part=np.where(patients["fold"] == k, "test", "train"))
         for k in sorted(set(patients["fold"]))

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from histostudy.evaluation.bootstrap import Floats, bootstrap_weights, interval
+from histostudy.evaluation.bootstrap import Floats, interval
 from histostudy.evaluation.metrics import classification, survival
 from histostudy.evaluation.metrics.base import Evaluate
 from histostudy.evaluation.metrics.kernels import nanmean, pearson
+from histostudy.evaluation.runs import resampling
 from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -52,10 +53,9 @@ def epoch_tables(study: Study, task: Task, folders: Mapping[str, Path], outcome:
         if not runs or task.kind == "expression":
             continue
         kept = {name: int(_best(folder / name)) for name in runs}
-        once = pd.concat(runs.values()).drop_duplicates("patient_id").sort_values("patient_id", ignore_index=True)
-        weights = bootstrap_weights(
-            once["fold"].to_numpy(), study.compare.resamples, derive_seed(study.seed, "bootstrap", task.name)
-        )
+        every = pd.concat([frame[frame["epoch"] == frame["epoch"].max()] for frame in runs.values()])
+        seed = derive_seed(study.seed, "bootstrap", task.name)  # as in the task's own evaluation
+        once, weights = resampling(every, study.compare.resamples, seed)
         place = pd.Index(once["patient_id"])
         points: list[dict[str, object]] = []
         values: dict[str, list[tuple[float, Floats]]] = {LAST: [], INNER: [], REPORTED: []}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histostudy.errors import StudyError
+from histostudy.evaluation.bootstrap import Floats, bootstrap_weights
 from histostudy.evaluation.metrics.base import Run
 
 if TYPE_CHECKING:
@@ -83,6 +84,31 @@ def runs_of(
         key = (int(repeat), int(fold))  # type: ignore[call-overload]
         out.append(Run(*key, frame, train.get(key, pd.DataFrame()), place.get_indexer(pd.Index(frame["patient_id"]))))
     return out
+
+
+def resampling(
+    predictions: pd.DataFrame,
+    resamples: int,
+    seed: int,
+    groups: Callable[[pd.DataFrame], np.ndarray | None] | None = None,
+) -> tuple[pd.DataFrame, Floats]:
+    """One row a tested patient, in the order of the weights, and the weights (B, P) of their resamples.
+
+    Patients are resampled within the fold that tests them where each is tested once, else over all patients.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        All runs of one model.
+    resamples, seed : int
+        See `bootstrap.bootstrap_weights`.
+    groups : callable, optional
+        Takes the rows, returns what is resampled as a whole.
+    """
+    tested = predictions.sort_values(["patient_id", "repeat", "fold"])
+    once = tested.drop_duplicates("patient_id")
+    strata = once["fold"].to_numpy() if len(once) == len(tested) else np.zeros(len(once), int)
+    return once, bootstrap_weights(strata, resamples, seed, None if groups is None else groups(once))
 
 
 def check(predictions: Mapping[str, pd.DataFrame], task: str) -> None:

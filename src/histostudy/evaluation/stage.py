@@ -12,12 +12,12 @@ import pandas as pd
 from histostudy.errors import StudyError
 from histostudy.evaluation import appendix, expression
 from histostudy.evaluation.appendix import Beside
-from histostudy.evaluation.bootstrap import Floats, block_groups, bootstrap_weights, interval
+from histostudy.evaluation.bootstrap import Floats, block_groups, interval
 from histostudy.evaluation.comparison import MAIN_METRIC, Pair, compare, pair_runs, resampling_ratio
 from histostudy.evaluation.delong import delong_test
 from histostudy.evaluation.metrics import classification, regression, survival
 from histostudy.evaluation.metrics.base import Metric, Run, Values, evaluate
-from histostudy.evaluation.runs import check, runs_of, training_outcomes
+from histostudy.evaluation.runs import check, resampling, runs_of, training_outcomes
 from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -92,11 +92,8 @@ def evaluate_task(
     check(predictions, task.name)
     compared = study.compare
     first = next(iter(predictions.values()))
-    tested = first.sort_values(["patient_id", "repeat", "fold"])
-    once = tested.drop_duplicates("patient_id")
-    strata = once["fold"].to_numpy() if len(once) == len(tested) else np.zeros(len(once), int)
     seed = derive_seed(study.seed, "bootstrap", task.name)
-    weights = bootstrap_weights(strata, compared.resamples, seed, _blocks(once, beside.places))
+    once, weights = resampling(first, compared.resamples, seed, lambda rows: _blocks(rows, beside.places))
     train = training_outcomes(outcome, splits)
     patients = once["patient_id"].tolist()
     runs = {model: runs_of(frame, patients, train) for model, frame in predictions.items()}

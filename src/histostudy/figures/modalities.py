@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -91,7 +91,9 @@ def _dots(ax: Axes, table: pd.DataFrame, tasks: list[str], names: list[str]) -> 
             if lacking:
                 ax.annotate(f"{lacking:,}", (column, row), xytext=(0, -5), textcoords="offset points",
                             ha="center", va="top", fontsize=6.5, color=style.DARK)  # fmt: skip
-    turned = {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if max(map(len, names)) > LEVEL else {}
+    turned: dict[str, Any] = (
+        {"rotation": 45, "ha": "left", "rotation_mode": "anchor"} if max(map(len, names)) > LEVEL else {}
+    )
     ax.set_xticks(range(len(tasks)), names, **turned)
     ax.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
     ax.tick_params(axis="y", labelleft=False, length=0)

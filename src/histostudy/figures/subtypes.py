@@ -1,4 +1,4 @@
-"""Molecular subtypes called from predicted expression: how well they agree with the measured ones, and how they live."""
+"""Molecular subtypes called from predicted expression: agreement with the measured ones, and survival of both."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ GAP = 1.1
     caption="Molecular subtypes by the nearest centroid, called from predicted and from measured expression. Left: how "
     "well the predicted correlation with a centroid tells the patients measured as its subtype from the rest (mean "
     "over test folds); in brackets their number. Right: agreement of the two calls over all test patients. Bars: "
-    "bootstrap interval over patients. Dotted: a useless model, for the accuracy one that calls everybody the commonest "
-    "subtype; kappa takes that chance agreement out.",
+    "bootstrap interval over patients. Dotted: a useless model, for the accuracy one that calls everybody the "
+    "commonest subtype; kappa takes that chance agreement out.",
 )
 def subtypes(table: pd.DataFrame) -> Figure:
     """Draw `curves["subtype_scores"]`: AUROC of each subtype, and accuracy and kappa over all, by model.
@@ -161,8 +161,8 @@ def subtype_survival(table: pd.DataFrame, *, scores: pd.DataFrame | None = None,
             ax.set_title(_title(calls, str(model), part), fontsize=7.5)
             below.set_title("patients at risk", fontsize=7, pad=2)
             if not len(part):
-                where = {"transform": ax.transAxes, "ha": "center", "va": "center", "color": style.GREY}
-                ax.text(0.5, 0.5, "everybody is called alike", **where)
+                ax.text(0.5, 0.5, "everybody is called alike", transform=ax.transAxes, ha="center", va="center",
+                        color=style.GREY)  # fmt: skip
     return fig
 
 

@@ -28,7 +28,7 @@ PANELS = {"across genes": "raw values", "gene-centred": "each gene's training me
     category="results",
     caption="Spearman's correlation over genes within a patient, mean over test patients with its bootstrap interval. "
     "Left: raw values; the dashed line is what the genes' training means alone reach, the same for everybody: a "
-    "model that does not pass it has read nothing from the slide. Right: after each gene's training mean is taken from "
+    "value up to it needs no slide. Right: after each gene's training mean is taken from "
     "measured and predicted values; dotted: a useless model. Open diamonds: the mean when a prediction is held against "
     "other patients of its run, which knows nothing of the patient.",
 )

@@ -64,26 +64,7 @@ class ForeignPredictions:
 
         from histostudy.training.loop import RunResult
 
-        rows = self._of_run(repeat, fold)
-        missing = sorted(set(test.patient_ids) - set(rows["patient_id"]))
-        if missing:
-            raise TableError(
-                f"{len(missing)} of {len(test.patient_ids)} patients of fold {fold} are not in it, as {missing[0]}",
-                where=self.path,
-                todo="give the study these folds and patients (splits.column, where)",
-            )
-        rows = rows[rows["patient_id"].isin(set(test.patient_ids))]
-        twice = rows["patient_id"][rows["patient_id"].duplicated()]
-        if len(twice):
-            raise TableError(f"patient {twice.iloc[0]!r} is there twice", where=self.path, todo="keep one row a fold")
-        rows = rows.set_index("patient_id").loc[list(test.patient_ids)]
-        values = {}
-        for column in self.columns:
-            numbers = pd.to_numeric(rows[column], errors="coerce").to_numpy(float)
-            if not np.isfinite(numbers).all():
-                patient = rows.index[~np.isfinite(numbers)][0]
-                raise TableError(f"{column} of patient {patient} is no number", where=self.path, todo="mend the file")
-            values[column] = numbers
+        values = self._values(repeat, fold, list(test.patient_ids))
         scored = test.submit(pd.DataFrame({"patient_id": list(test.patient_ids)} | values))
         history = pd.DataFrame({"epoch": [], "lr": [], "train_loss": [], "val_loss": [], "best": []})
         info = {
@@ -91,6 +72,39 @@ class ForeignPredictions:
         }  # fmt: skip
         tensors = {"value": torch.zeros(0)}
         return RunResult(scored, tensors, {"control": "predictions made elsewhere"}, history, info)
+
+    def check(self, splits: pd.DataFrame) -> None:
+        """Refuse, before any work, what `run` would refuse of the test patients of these folds."""
+        known = set(self.outcome.patient_ids)
+        tested = splits[(splits["part"] == "test") & splits["patient_id"].isin(known)]
+        for (repeat, fold), rows in tested.groupby(["repeat", "fold"], sort=True):
+            self._values(int(repeat), int(fold), sorted(rows["patient_id"]))  # type: ignore[call-overload]
+
+    def _values(self, repeat: int, fold: int, patient_ids: list[str]) -> dict[str, np.ndarray]:
+        """Columns of a run's test patients, in their order."""
+        import pandas as pd
+
+        rows = self._of_run(repeat, fold)
+        missing = sorted(set(patient_ids) - set(rows["patient_id"]))
+        if missing:
+            raise TableError(
+                f"{len(missing)} of {len(patient_ids)} patients of fold {fold} are not in it, as {missing[0]}",
+                where=self.path,
+                todo="give the study these folds and patients (splits.column, where)",
+            )
+        rows = rows[rows["patient_id"].isin(set(patient_ids))]
+        twice = rows["patient_id"][rows["patient_id"].duplicated()]
+        if len(twice):
+            raise TableError(f"patient {twice.iloc[0]!r} is there twice", where=self.path, todo="keep one row a fold")
+        rows = rows.set_index("patient_id").loc[patient_ids]
+        values = {}
+        for column in self.columns:
+            numbers = pd.to_numeric(rows[column], errors="coerce").to_numpy(float)
+            if not np.isfinite(numbers).all():
+                patient = rows.index[~np.isfinite(numbers)][0]
+                raise TableError(f"{column} of patient {patient} is no number", where=self.path, todo="mend the file")
+            values[column] = numbers
+        return values
 
     def _columns(self, table: pd.DataFrame) -> list[str]:
         kind = self.outcome.kind

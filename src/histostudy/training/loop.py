@@ -161,7 +161,8 @@ def train_run(
         tested = store.rows(test.patient_ids)
         info["missing"] = {n: {"train": t.missing(rows), "test": t.missing(tested)} for n, t in tables.items()}
     scored = test.submit(predictions)
-    epochs = None if watch is None else watch.table(scored)
+    # nothing is seen of a model that is solved, or not trained: it has no epochs to choose from
+    epochs = watch.table(scored) if watch is not None and watch.seen else None
     return RunResult(scored, network.state_dict(), network.config, history, info, epochs)
 
 

@@ -29,7 +29,7 @@ def check_in_another_process(study: Study, layout: Layout, code: str) -> None:
     ConfigError
         With the one line that the check printed.
     """
-    folder = study.features.precomputed
+    folder = None if study.cohort.simulate else study.features.precomputed
     note = layout.home / ".plans" / "checked.json"
     seen = {"digest": digest_of([resolve(study), code, [] if folder is None else listing(folder)])}
     if note.exists() and read_json(note) == seen:
@@ -63,7 +63,8 @@ def check_study(study: Study, layout: Layout) -> None:
     if not study.has_slides:
         return
     if study.features.precomputed is not None:
-        _check_features(study, layout)
+        if study.cohort.simulate is None:  # drawn features are not there yet
+            _check_features(study, layout)
         return
     import numpy as np
 

@@ -73,6 +73,8 @@ def planned_figures(study: Study) -> list[PlannedFigure]:
     cohort = ["cohort_flow"]
     if study.has_slides:
         cohort += ["feature_pca"] if study.features.precomputed else ["contact_sheet", "feature_pca"]
+    if study.modalities:
+        cohort.append("modalities")
     planned = [PlannedFigure(name, name, labels={"figure": name}) for name in cohort]
     planned += [
         PlannedFigure(f"transfer_{model}", "transfer_matrix", which=model, labels={"figure": f"transfer {model}"})
@@ -80,8 +82,12 @@ def planned_figures(study: Study) -> list[PlannedFigure]:
     ]
     for task in study.tasks:
         names = [name for name in FIGURES if task.kind in FIGURES[name].spec.kinds]
-        if not task.adjust:  # no clinical covariates to set the models beside
-            names = [name for name in names if name not in ("cox_forest", "added_value")]
+        left_out = set() if task.adjust else {"cox_forest", "added_value"}  # no covariates to be set beside
+        if task.kind == "expression" and not task.subtypes:
+            left_out |= {"subtypes", "subtype_survival"}
+        if not any(other.kind == "survival" for other in study.tasks):
+            left_out |= {"subtype_survival"}
+        names = [name for name in names if name not in left_out]
         if task.kind != "expression" and any(model.training.trace for model in study.models.values()):
             names.append("epoch_choice")
         if task.kind == "expression" and task.level == "spot":
@@ -163,6 +169,8 @@ class _Artist:
         more: dict[str, Any] = {}
         if planned.figure == "cox_forest":
             more = {"reference": self.study.compare.reference, "confidence": self.study.compare.confidence}
+        elif planned.figure == "subtype_survival":
+            more = {"scores": frame_from_json(curves["subtype_scores"])}
         elif planned.figure in ("td_auc", "brier"):
             more = {"horizons": self.study.task(planned.task).horizons}  # type: ignore[union-attr]
         return draw(mine, **more)
@@ -179,6 +187,12 @@ class _Artist:
         from histostudy.files import read_json
 
         return draw(read_json(self.layout.home / "cohort_flow.json"))
+
+    def modalities(self, draw: Any) -> Figure:
+        """Who has each modality, as the cohort stage counted."""
+        import pandas as pd
+
+        return draw(pd.read_csv(self.layout.home / "tables" / "modalities.csv"))
 
     def contact_sheet(self, draw: Any) -> Figure:
         """Thumbnails with the outlines of tissue and pen."""

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histostudy.files import read_json, write_text
 from histostudy.studyfile import load_study, resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from histostudy.layout import Layout
+    from histostudy.study import Study
+
+#: Figures that take the whole width of the page.
+WIDE = frozenset({
+    "contact_sheet", "metrics_forest", "top_tiles", "cohort_flow", "modalities", "subtypes", "subtype_survival",
+    "cox_forest", "km_pooled", "kaplan_meier", "epoch_choice", "genes", "gene_scatter", "spatial_gene",
+})  # fmt: skip
 
 
 def write_report(study_file: Path) -> None:
@@ -19,7 +32,6 @@ def write_report(study_file: Path) -> None:
     from histostudy.report.context import FigureItem, ReportContext
     from histostudy.report.page import render_report
     from histostudy.verbs.figures import planned_figures
-    from histostudy.verbs.planted import planted_and_found
 
     study = load_study(study_file)
     layout = Layout(study)
@@ -34,7 +46,7 @@ def write_report(study_file: Path) -> None:
         heavy = planned.figure in ("contact_sheet", "attention_map", "top_tiles")
         path = home / "figures" / f"{planned.stem}{'.png' if heavy else '.svg'}"
         caption = FIGURES[planned.figure].spec.caption
-        wide = planned.figure in ("contact_sheet", "metrics_forest", "top_tiles", "cohort_flow")
+        wide = planned.figure in WIDE
         figures.append(FigureItem.of(path, planned.title, caption, task=planned.task, wide=wide))
     slides = pd.read_parquet(layout.features_table) if study.has_slides else None
     thumbnails = {}
@@ -54,11 +66,19 @@ def write_report(study_file: Path) -> None:
         figures=figures,
         slides=slides,
         thumbnails=thumbnails,
-        planted=planted_and_found(study, layout.source / "truth.json", metrics) if study.cohort.simulate else None,
+        planted=_planted(study, layout, metrics) if study.cohort.simulate else None,
         software=versions.software(),
         data=versions.data([Path(path) for path in Plan(study, layout).tables]),
     )
     write_text(home / "report.html", render_report(context))
+
+
+def _planted(study: Study, layout: Layout, metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What was planted in a simulated cohort, and what the study found of it."""
+    from histostudy.verbs.planted import planted_and_found, read_tables
+
+    curves = {task.name: read_tables(layout.curves(task.name)) for task in study.tasks}
+    return planted_and_found(study, layout.source / "truth.json", metrics, curves)
 
 
 def _small(path: Path, side: int = 160) -> bytes:

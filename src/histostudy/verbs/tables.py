@@ -90,13 +90,12 @@ def check_tables(study: Study, layout: Layout) -> pd.DataFrame:
     cohort = read(study, layout)
     outcomes = outcomes_of(study, cohort)
     read_modalities(study.modalities, cohort.patients, cohort.source)
-    for model in study.models.values():
-        if model.predictions is not None:
-            for outcome in outcomes.values():
-                ForeignPredictions(model.predictions, outcome)
+    of_patients = [outcome for outcome in outcomes.values() if not outcome.patient_of]
     if study.tasks:
-        of_patients = [outcome for outcome in outcomes.values() if not outcome.patient_of]
-        make_splits(cohort.patients, of_patients, study.splits, study.seed, slides=cohort.slides)
+        splits = make_splits(cohort.patients, of_patients, study.splits, study.seed, slides=cohort.slides)
+        for path in [model.predictions for model in study.models.values() if model.predictions is not None]:
+            for outcome in of_patients:
+                ForeignPredictions(path, outcome).check(splits)
     if study.features.precomputed is None:
         for row in cohort.slides.to_dict("records"):
             if not row["path"] or not Path(row["path"]).exists():

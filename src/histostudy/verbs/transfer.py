@@ -23,7 +23,7 @@ def transfer_model(study_file: Path, model: str) -> None:
     """
     import pandas as pd
 
-    from histostudy.evaluation.bootstrap import bootstrap_weights
+    from histostudy.evaluation.runs import resampling
     from histostudy.evaluation.transfer import transfer
     from histostudy.models.io import load_model
     from histostudy.seeds import derive_seed
@@ -56,8 +56,8 @@ def transfer_model(study_file: Path, model: str) -> None:
     patients: dict[str, list[str]] = {}
     weights: dict[str, np.ndarray] = {}
     for target, mine in risks.groupby("target"):
-        once = mine.drop_duplicates("patient_id").sort_values("patient_id")
-        patients[str(target)] = once["patient_id"].tolist()
         seed = derive_seed(study.seed, "bootstrap", target)  # as in the task's own evaluation
-        weights[str(target)] = bootstrap_weights(once["fold"].to_numpy(), study.compare.resamples, seed)
+        one = mine[mine["source"] == mine["source"].iloc[0]]
+        once, weights[str(target)] = resampling(one, study.compare.resamples, seed)
+        patients[str(target)] = once["patient_id"].tolist()
     write_table(tables.layout.transfer(model), transfer(risks, patients, weights, study.compare.confidence))
