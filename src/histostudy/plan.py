@@ -18,8 +18,9 @@ from histostudy.codeversion import code_version
 from histostudy.errors import TableError
 from histostudy.files import digest_of, listing, sha256, write_text
 from histostudy.layout import RESULTS, Layout, shard_count, shard_of
-from histostudy.study import Expression, Features, Study
+from histostudy.study import Features, Study
 from histostudy.studyfile import parse_study, resolve
+from histostudy.tasks import EVALUATED_ONLY, Expression
 
 TEMPLATES = Path(__file__).parent / "report" / "templates"
 #: Modules whose code a stage's results depend on.
@@ -97,7 +98,7 @@ class Plan:
         """Digest of all settings that the runs of a model on a task depend on."""
         spec = self.study.models.get(model)
         # covariates are the clinical control's alone
-        left_out = set() if model == "clinical" else {"adjust"}
+        left_out = EVALUATED_ONLY - ({"adjust"} if model == "clinical" else set())
         return digest_of(
             {
                 "model": spec.model_dump(mode="json") if spec else model,
@@ -120,7 +121,7 @@ class Plan:
 
     def outcomes(self) -> str:
         """Digest of what the tasks predict, which is what the folds are balanced by."""
-        left_out = {"adjust", "horizons", "subtypes", "centroids"}
+        left_out = EVALUATED_ONLY | {"horizons"}
         return digest_of([task.model_dump(mode="json", exclude=left_out) for task in self.study.tasks])
 
     def simulation(self) -> str:
@@ -139,6 +140,14 @@ class Plan:
     def indexes(self, folder: Path) -> list[str]:
         """Indexes of all shards of a stage."""
         return [str(self.layout.shard(folder, i)) for i in self.shards]
+
+    @property
+    def data_files(self) -> list[str]:
+        """Every table, foreign prediction and published fold that the study reads."""
+        given = [model.predictions for model in self.study.models.values()]
+        folds = self.study.splits.published
+        given += sorted(folds.glob("*.csv")) if folds is not None and folds.is_dir() else [folds]
+        return [*self.tables, *(str(path) for path in dict.fromkeys(given) if path is not None)]
 
     @property
     def tables(self) -> list[str]:

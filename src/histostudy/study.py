@@ -8,16 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-Name = Annotated[str, Field(pattern=NAME, max_length=80)]
+from histostudy.tasks import Keys, Name, Task
+
 #: Models every table holds beside the study's own: the trivial controls.
 CONTROLS = ("prior", "clinical")
-
-
-class Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class Simulate(Keys):
@@ -154,7 +150,7 @@ class Splits(Keys):
     inner: float = Field(0.2, gt=0, lt=0.5, description="Share of the training part that chooses the epoch.")
     stratify: bool = Field(True, description="Balance the outcomes over the folds.")
     preserve: str | None = Field(None, description="Column of patients (site) that never sits on both sides.")
-    published: Path | None = Field(None, description="Folder of published folds (splits_<k>.csv).")
+    published: Path | None = Field(None, description="Published folds: a folder of splits_<k>.csv, or one CSV or JSON.")
     column: str | None = Field(None, description="Column of patients with the number of the fold that tests each.")
 
     @model_validator(mode="after")
@@ -165,83 +161,23 @@ class Splits(Keys):
         return self
 
 
-class TaskKeys(Keys):
-    name: Name
-    where: dict[str, str | int | list[str | int]] = Field(
-        default_factory=dict,
-        description="Patients of the task: columns of patients and the value, or values, they have.",
-    )
-    permute: int | None = Field(
-        None,
-        ge=0,
-        description="A null: outcomes are shuffled among the patients, by this seed. Nothing can be learned.",
-    )
-    adjust: list[str] = Field(default_factory=list, description="Clinical covariates of the clinical model.")
-
-
-class Classification(TaskKeys):
-    """A class a patient."""
-
-    kind: Literal["classification"]
-    target: str = Field(description="Column of patients with the class.")
-    positive: str | None = Field(None, description="The positive class of two (default: the last in order).")
-
-
-class Survival(TaskKeys):
-    """Time to an event."""
-
-    kind: Literal["survival"]
-    time: str = Field(description="Column of patients with the time, days.")
-    event: str = Field(description="Column of patients: 1 event, 0 censored.")
-    horizons: list[int] = Field(default_factory=lambda: [365, 1095, 1825], description="Days.")
-
-    @field_validator("horizons")
-    @classmethod
-    def _positive_and_rising(cls, value: list[int]) -> list[int]:
-        if not value or any(h <= 0 for h in value) or sorted(set(value)) != value:
-            raise ValueError("horizons are days, positive and rising")
-        return value
-
-
-class Regression(TaskKeys):
-    """A number a patient."""
-
-    kind: Literal["regression"]
-    target: str = Field(description="Column of patients with the number.")
-
-
-class Expression(TaskKeys):
-    """Many genes a patient, or a spot of a section."""
-
-    kind: Literal["expression"]
-    level: Literal["patient", "spot"] = Field(
-        "patient", description="What a row of `table` is: a patient, or a spot of tiles.spots (spot_id)."
-    )
-    table: Path = Field(description="CSV: patient_id (or spot_id) and one column a gene.")
-    genes: list[str] | None = Field(None, description="Genes to predict (default: all columns).")
-    top: int | None = Field(None, ge=1, description="Keep the genes of the largest variance, this many.")
-    library: bool = Field(False, description="Counts: divide by the row's total, times the median total, first.")
-    log: bool = Field(True, description="Take log2(1 + x).")
-    subtypes: bool = Field(False, description="Call intrinsic subtypes from measured and predicted expression.")
-    centroids: Path | None = Field(
-        None, description="CSV: gene and one column a subtype. Default: centroids of the training part's clusters."
-    )
-
-
-Task = Annotated[Classification | Survival | Regression | Expression, Field(discriminator="kind")]
-
-
 class Modality(Keys):
     """A table beside the slides, one row a patient: omics, mutations, clinical covariates."""
 
     table: Path | None = Field(None, description="CSV: patient_id and columns (default: the cohort's patients).")
     columns: list[str] | None = Field(
-        None, description="Columns to use; `*` stands for any letters (default: all that are numbers)."
+        None, description="Columns to use; `*` stands for any letters (default: all numbers of `table`)."
     )
     groups: Path | None = Field(None, description="CSV: group, column. Functional groups, such as pathways.")
     log: bool = Field(False, description="Take log2(1 + x).")
     scale: Literal["zscore", "minmax", "none"] = Field("zscore", description="By the moments of the training part.")
     top: int | None = Field(None, ge=1, description="Keep the columns of largest variance in the training part.")
+
+    @model_validator(mode="after")
+    def _columns_of_patients_are_named(self) -> Modality:
+        if self.table is None and not self.columns:
+            raise ValueError("name the columns of patients that it is made of, or a table")
+        return self
 
 
 class Training(Keys):
@@ -269,6 +205,11 @@ class Training(Keys):
     sampling: Literal["shuffle", "balanced"] = Field(
         "shuffle", description="balanced: patients drawn with equal chance of each class, or time interval and event."
     )
+    modality_dropout: float | None = Field(
+        None, ge=0, lt=1,
+        description="Share of training patients whose modality is hidden at a step, so that what stands for a missing "
+        "one is trained (default: 0.1 of a modality that some patient of the cohort lacks, else 0).",
+    )  # fmt: skip
     trace: bool = Field(
         False, description="Predict the test part after every epoch: what choosing one there would add."
     )
@@ -289,7 +230,7 @@ class Model(Keys):
         "concat", description="How modalities join an aggregator that has no way of its own."
     )
     sources: Name | None = Field(
-        None, description="moe_pkt: the model whose runs on the study's other tasks are its sources."
+        None, description="moe_pkt: the model whose runs on the study's tasks, in the same fold, are its sources."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the aggregator.")
     recipe: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Training recipes by name.")
@@ -361,15 +302,38 @@ class Study(Keys):
                 raise ValueError(f"models.{name}: {unknown[0]!r} is not a modality of this study")
             if model.sources is not None and (model.sources == name or model.sources not in self.models):
                 raise ValueError(f"models.{name}.sources {model.sources!r} is not another model of this study")
+            if model.sources and model.modalities:
+                raise ValueError(f"models.{name}: a model with sources takes no modalities")
+            if model.sources and self.models[model.sources].training.epoch == "last" != model.training.epoch:
+                # its source would have been trained on the inner part that is to choose its epoch
+                raise ValueError(f"models.{name}.sources {model.sources!r} has epoch: last; give both the same")
+        self._check_transfer()
+
+    def _check_transfer(self) -> None:
+        lone = [m for m in self.compare.transfer if self.models[m].aggregator is None or self.models[m].modalities]
+        if lone:
+            raise ValueError(f"compare.transfer: {lone[0]!r} is not a model of tiles alone")
+        if self.compare.transfer and sum(task.kind == "survival" for task in self.tasks) < 2:
+            raise ValueError("compare.transfer needs two survival tasks")
 
     @property
     def has_slides(self) -> bool:
         """Whether the study has slides, not tables alone."""
         return self.cohort.simulate is not None or self.cohort.slides is not None
 
+    def outcome_columns(self) -> set[str]:
+        """Columns of patients that say an outcome, or the fold."""
+        keys = ("time", "event", "target")
+        named = {getattr(task, key) for task in self.tasks for key in keys if hasattr(task, key)}
+        return named | ({self.splits.column} if self.splits.column else set())
+
     def untrained_twins(self) -> dict[str, str]:
         """By model, the model of the same aggregator and options that is not trained, where there is one."""
-        plain = {n: (m.aggregator, m.options, m.modalities) for n, m in self.models.items() if m.aggregator}
+        plain = {
+            n: (m.aggregator, m.options, m.modalities, m.fusion, m.sources, m.recipe)
+            for n, m in self.models.items()
+            if m.aggregator
+        }
         untrained = [name for name in plain if self.models[name].training.epochs == 0]
         twins = {name: [u for u in untrained if plain[u] == plain[name] and u != name] for name in plain}
         return {name: found[0] for name, found in twins.items() if found and name not in untrained}

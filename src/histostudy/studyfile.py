@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from histostudy.errors import ConfigError
-from histostudy.study import Keys, Study, TaskKeys
+from histostudy.study import Study
+from histostudy.tasks import Keys, TaskKeys
 
 S = TypeVar("S", bound=Keys)
 

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from pydantic import TypeAdapter
 
-from histostudy.cohort.outcomes import Columns, Outcome, outcome_of
+from histostudy.cohort.columns import Columns
+from histostudy.cohort.outcomes import Outcome, outcome_of
 from histostudy.cohort.tables import read_patients
 from histostudy.errors import TableError
-from histostudy.study import Task
+from histostudy.tasks import Task
 
 TASK: TypeAdapter[Any] = TypeAdapter(Task)
 

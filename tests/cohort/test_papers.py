@@ -14,7 +14,7 @@ from histostudy.cohort.papers import build_her2st, build_hist2rna, build_mcat, b
 from histostudy.cohort.released import read_counts
 from histostudy.cohort.tables import read_patients
 from histostudy.errors import TableError
-from histostudy.study import Survival
+from histostudy.tasks import Survival
 
 #: Harrell's c of MCAT's Table 1 (mean over five folds): the released risks give 51 of the 55 cells.
 CANCERS = ["blca", "brca", "gbmlgg", "luad", "ucec"]

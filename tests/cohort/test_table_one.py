@@ -11,7 +11,7 @@ import pandas as pd
 from histostudy.cohort.flow import Flow
 from histostudy.cohort.outcomes import outcome_of
 from histostudy.cohort.table_one import columns_of, table_one
-from histostudy.study import Classification, Survival
+from histostudy.tasks import Classification, Survival
 
 
 def make_patients(n: int = 40) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from histostudy.cohort.outcomes import outcome_of
 from histostudy.cohort.tables import read_cohort
 from histostudy.cohort.tcga import build_tcga, collapse_stage
 from histostudy.errors import ConfigError, TableError
-from histostudy.study import Classification, Expression, Survival
+from histostudy.tasks import Classification, Expression, Survival
 
 
 def test_barcodes() -> None:

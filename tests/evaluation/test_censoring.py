@@ -1,12 +1,12 @@
-"""Kaplan-Meier, log-rank and hazard ratio against statsmodels and scikit-survival."""
+"""Kaplan-Meier and log-rank against statsmodels and scikit-survival."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from statsmodels.duration.api import PHReg, survdiff
+from statsmodels.duration.api import survdiff
 
-from histostudy.evaluation.censoring import censoring, hazard_ratio, life_table, log_rank
+from histostudy.evaluation.censoring import censoring, life_table, log_rank
 
 
 def cohort(seed: int = 0, n: int = 120) -> tuple[np.ndarray, ...]:
@@ -47,10 +47,18 @@ def test_log_rank_agrees_with_statsmodels() -> None:
     assert np.isnan(log_rank(time, event, np.ones(120, bool), fold))
 
 
-def test_hazard_ratio_agrees_with_statsmodels() -> None:
-    time, event, high, fold = cohort(3)
-    fit = PHReg(time, high[:, None].astype(float), status=event, strata=fold, ties="breslow").fit()
-    ratio, low, high_end = hazard_ratio(time, event, high, fold)
-    assert np.log(ratio) == pytest.approx(fit.params[0], abs=1e-5)
-    np.testing.assert_allclose(np.log([low, high_end]), fit.conf_int()[0], atol=1e-4)
-    assert np.isnan(hazard_ratio(time, event & ~high, high, fold)[0])
+def test_log_rank_of_three_groups_agrees_with_statsmodels() -> None:
+    rng = np.random.default_rng(0)
+    group, strata = rng.integers(3, size=300), rng.integers(4, size=300)
+    time = np.ceil(rng.exponential(300 / (1 + 0.3 * group)))  # whole days: ties
+    event = rng.uniform(size=300) < 0.7
+    names = np.array(["a", "b", "c"])[group]
+    assert log_rank(time, event, names, strata) == pytest.approx(
+        survdiff(time, event, group, strata=strata)[1], rel=1e-6
+    )
+    assert log_rank(time, event, names, np.zeros(300)) == pytest.approx(survdiff(time, event, group)[1], rel=1e-6)
+    late = np.where(time == time.max(), "d", names)  # a group that is at risk beside the others at each time but one
+    assert 0 < log_rank(time, event, late, strata) < 1
+    assert np.isnan(log_rank(time, event, np.full(300, "a"), strata))
+    assert np.isnan(log_rank(time, np.zeros(300, bool), names, strata))
+    assert np.isnan(log_rank(time, event, names, names))  # nobody beside another group

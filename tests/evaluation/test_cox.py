@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from statsmodels.duration.api import PHReg
 
-from histostudy.evaluation.cox import fit, proportional_hazards, schoenfeld_residuals
+from histostudy.evaluation.cox import fit, hazard_ratio, proportional_hazards, schoenfeld_residuals
 
 
 def cohort(n: int, seed: int, effect: float = 0.0, step: float = 50.0) -> tuple[np.ndarray, ...]:
@@ -75,6 +75,21 @@ def test_what_cannot_be_fitted_is_nan_and_no_crash() -> None:
     assert np.isfinite(separated.beta[0]) and np.isfinite(separated.loglik)
     alone = fit(time[x[:, 1] == 0], event[x[:, 1] == 0], x[x[:, 1] == 0][:, :1], strata[x[:, 1] == 0])
     assert np.sign(separated.beta[0]) == np.sign(alone.beta[0])
+
+
+def test_hazard_ratio_of_a_group_is_the_maximum_of_the_slow_likelihood() -> None:
+    time, event, x, strata = cohort(60, 8)
+    high = x[:, 0] > 0.3
+    ratio, low, upper = hazard_ratio(time, event, high, strata)
+    best = minimize(lambda b: -efron(b, time, event, high[:, None].astype(float), strata), np.zeros(1), tol=1e-10)
+    assert np.log(ratio) == pytest.approx(best.x[0], abs=1e-4)
+    assert low < ratio < upper and low * upper == pytest.approx(ratio**2)
+    inverse = hazard_ratio(time, event, ~high, strata)
+    np.testing.assert_allclose(inverse, [1 / ratio, 1 / upper, 1 / low], rtol=1e-6)
+    for no_ratio in (np.ones(60, bool), np.zeros(60, bool)):  # one group only
+        assert np.isnan(hazard_ratio(time, event, no_ratio, strata)).all()
+    for dead in (event & high, event & ~high, np.zeros(60, bool)):  # a group without an event
+        assert np.isnan(hazard_ratio(time, dead, high, strata)).all()
 
 
 def test_no_covariate_is_the_null_likelihood() -> None:

@@ -74,8 +74,13 @@ def test_tables_of_each_kind_of_task(kind: str, metric: str, tmp_path: Path) -> 
     assert choice.loc[REPORTED, "estimate"] == pytest.approx(wanted)
     assert choice.loc[LAST, "difference_to_last"] == choice.loc[LAST, "difference_low"] == 0
     assert ((choice["low"] <= choice["estimate"]) & (choice["estimate"] <= choice["high"]))[[LAST, INNER]].all()
-    if kind == "survival":
-        assert choice["events"].notna().all() and 0 < choice.loc[LAST, "events"] < N
+    frames = [pd.read_parquet(tmp_path / f"r0f{k}/epochs.parquet").query("epoch == 1") for k in range(FOLDS)]
+    tested = pd.concat(frames)
+    wanted = {"survival": "event", "classification": "truth == 'yes'"}.get(kind)
+    if wanted is None:
+        assert choice["events"].isna().all()
+    else:
+        assert (choice["events"] == len(tested.query(wanted))).all() and 0 < choice.loc[LAST, "events"] < N
 
 
 def test_estimates_are_scikit_survivals(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from statsmodels.duration.api import survdiff
 from histostudy.evaluation.censoring import log_rank
 from histostudy.evaluation.metrics import survival
 from histostudy.evaluation.metrics.base import Run, evaluate
-from histostudy.evaluation.pooling import RANK, RAW, TRAINING, fold_facts, pooled_strata, pooling
+from histostudy.evaluation.pooling import RANK, RAW, TRAINING, pooled_strata, pooling
 from histostudy.evaluation.survival_curves import km_pooled
 
 
@@ -52,7 +52,7 @@ def test_p_agrees_with_statsmodels() -> None:
         assert log_rank(part.time, part.event, part.high, part.strata) == pytest.approx(wanted, rel=1e-9)
 
 
-def test_curves_by_pooling_and_facts_of_folds() -> None:
+def test_curves_by_pooling() -> None:
     runs = cut(offset_folds())
     curves = km_pooled("m", runs, 0.95)
     assert set(curves["pooling"]) == {RANK, RAW} and set(curves["stratum"]) == {"low risk", "high risk"}
@@ -60,9 +60,15 @@ def test_curves_by_pooling_and_facts_of_folds() -> None:
         row = pooling("m", runs, 0.95).set_index("pooling").loc[rule]
         assert part["p"].unique() == [row["logrank_p"]] and part["hr"].unique() == [row["hazard_ratio"]]
         assert part[part["time_days"] == 0]["at_risk"].sum() == 300
-    facts = fold_facts(runs)
-    assert facts["n"].tolist() == [60] * 5 and facts["events"].sum() == offset_folds()["event"].sum()
     assert km_pooled("prior", cut(offset_folds().assign(risk=0.0)), 0.95).empty
+
+
+def test_a_collapsed_network_shows_itself_by_its_distinct_risks() -> None:
+    assert (pooling("m", cut(offset_folds()), 0.95)["distinct"] == 300).all()
+    collapsed = offset_folds().assign(
+        risk=lambda t: t["fold"] + 1e-10 * np.arange(300)
+    )  # one risk a run, but for noise
+    assert (pooling("m", cut(collapsed), 0.95)["distinct"] == 5).all()
 
 
 def fold_mean_c(table: pd.DataFrame) -> tuple[float, np.ndarray]:

@@ -132,7 +132,7 @@ def test_survival() -> None:
     km = result.curves["km"]
     assert set(km["model"]) == {"abmil"}  # a constant risk has no strata
     assert km["p"].iloc[0] < 1e-3 and km["hr_low"].iloc[0] > 1
-    assert km["rule"].iloc[0] == "median risk within the fold"
+    assert km["rule"].iloc[0] == "rank within fold"
     first = km[km["time_days"] == 0]
     assert first["at_risk"].sum() == N and (first["survival"] == 1).all()
     predictions["abmil"][CUTOFF] = -100.0  # every patient is above it: no strata

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histostudy.evaluation.censoring import hazard_ratio, life_table, log_rank
+from histostudy.evaluation.cox import hazard_ratio
+from histostudy.evaluation.survival_curves import STRATA, km_of_groups
 from histostudy.figures import FIGURES
 
 LONG = "transmil_uni2h_packed_latent_augmented_seed"
@@ -109,7 +110,7 @@ def folds(count: int = 5, repeats: int = 1, metric: str = "c_harrell", parts: in
                              "n": 48 + f % 2, "events": [5, 24, 19, 21, 29][f % 5]})  # fmt: skip
     table = pd.DataFrame(rows)
     table.loc[(table["model"] == "mean") & (table["fold"] == 0), "estimate"] = np.nan
-    return pd.concat([table, table.assign(metric="c_uno", estimate=0.1)], ignore_index=True)
+    return table
 
 
 def decision(count: int = 5, classes: Sequence[str] = ("mutant",)) -> pd.DataFrame:
@@ -146,22 +147,21 @@ def transfer(count: int = 5) -> pd.DataFrame:
 
 def epochs(count: int = 5, metric: str = "c_harrell", parts: int = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = np.random.default_rng(count)
-    sign = -1 if metric in ("mae", "brier") else 1
     rows, chosen = [], []
     for k, model in enumerate(m for m in names(count) if m not in ("clinical", "prior")):
         best, last = [], []
         for f in range(parts):
             length = 20 - (f == 2) * 6
             wander = rng.normal(0, 0.02, length).cumsum() * 0.6
-            line = 0.5 + sign * (0.09 * (1 - np.exp(-np.arange(length) / 4)) + wander + rng.normal(0, 0.03))
+            line = 0.5 + (0.09 * (1 - np.exp(-np.arange(length) / 4)) + wander + rng.normal(0, 0.03))
             rows += [{"model": model, "repeat": 0, "fold": f, "epoch": e + 1, "metric": metric, "estimate": v}
                      for e, v in enumerate(line)]  # fmt: skip
-            best.append((line * sign).max() * sign)
+            best.append(line.max())
             last.append(line[-1])
         base = float(np.mean(last))
         for choice, at in (
             ("last", base),
-            ("inner", base + sign * 0.008),
+            ("inner", base + 0.008),
             ("best on the reported fold", np.mean(best)),
         ):
             at = np.nan if k == 1 and choice == "inner" else float(at)
@@ -186,16 +186,8 @@ def km_pooled(count: int = 5) -> pd.DataFrame:
             within[fold == f] = risk[fold == f] > np.median(risk[fold == f])
         for pooling, high in (("rank within fold", within), ("raw risk pooled", raw > np.median(raw))):
             ratio, low, upper = hazard_ratio(time, event, high, one, 0.95)
-            about = {"p": log_rank(time, event, high, one), "hr": ratio, "hr_low": low, "hr_high": upper}
-            for stratum, part in (("low risk", ~high), ("high risk", high)):
-                steps = life_table(time[part], event[part], 0.95)
-                body = pd.DataFrame({"time_days": steps.time, "survival": steps.survival, "low": steps.low,
-                                     "high": steps.high, "at_risk": steps.at_risk.astype(int),
-                                     "events": steps.events.astype(int)})  # fmt: skip
-                start = {"time_days": 0.0, "survival": 1.0, "low": 1.0, "high": 1.0, "at_risk": int(part.sum()),
-                         "events": 0}  # fmt: skip
-                body = pd.concat([pd.DataFrame([start]), body], ignore_index=True)
-                out.append(body.assign(model=model, pooling=pooling, stratum=stratum, **about))
+            table = km_of_groups(time, event, np.array(STRATA)[high.astype(int)], one, 0.95, STRATA)
+            out.append(table.assign(model=model, pooling=pooling, hr=ratio, hr_low=low, hr_high=upper))
     return pd.concat(out, ignore_index=True)
 
 
@@ -247,8 +239,6 @@ def subtype_scores(count: int = 5, subtypes: Mapping[str, int] = SUBTYPES) -> pd
 
 def subtype_km(count: int = 5) -> pd.DataFrame:
     """As `evaluation.appendix` makes it: the prior calls everybody alike and has measured curves only."""
-    from histostudy.evaluation.subtypes import km_of_groups
-
     rng = np.random.default_rng(0)
     measured = np.repeat(list(SUBTYPES), list(SUBTYPES.values()))
     mean = np.repeat([900.0, 1300.0, 3200.0, 1900.0], list(SUBTYPES.values()))

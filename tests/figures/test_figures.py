@@ -18,7 +18,7 @@ import samples
 from histostudy.figures import FIGURES
 from histostudy.figures.attention_map import rank_raster
 from histostudy.figures.feature_pca import pca_table
-from histostudy.figures.style import OKABE_ITO, appearance, save_figure, shorten, with_interval
+from histostudy.figures.style import OKABE_ITO, appearance, save_figure, shorten, spread, with_interval
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +112,18 @@ def test_words_and_colours() -> None:
     assert looks["a"]["color"] == OKABE_ITO[0] and looks["prior"]["color"] != looks["a"]["color"]
     many = appearance([f"m{i}" for i in range(20)])
     assert len({(v["color"], str(v["linestyle"])) for v in many.values()}) == 20
+
+
+def test_n_counts_patients_unless_told_spots() -> None:
+    scored, called = samples.expression(), samples.called_subtypes().curves["within"]
+    tables = {"genes": scored.curves["genes"], "within_patient": called, "metrics_forest": scored.metrics,
+              "comparison_forest": scored.comparison}  # fmt: skip
+    for name, table in tables.items():
+        assert "patients" in result_tables.words(FIGURES[name].draw(table)), name
+        told = result_tables.words(FIGURES[name].draw(table, noun="spots"))
+        assert "spots" in told and "patients" not in told, name
+
+
+def test_a_range_of_numbers() -> None:
+    assert spread(pd.Series([240, 240])) == "240" and spread(pd.Series([236, np.nan, 240])) == "236\N{EN DASH}240"
+    assert spread(pd.Series([np.nan])) == "unknown"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from histostudy.evaluation.subtypes import km_of_groups
+from histostudy.evaluation.survival_curves import km_of_groups
 from histostudy.figures import style, survival_panel
 
 
@@ -46,3 +46,10 @@ def test_what_is_said_of_a_panel() -> None:
     more = table.assign(hr=2.0, hr_low=1.1, hr_high=3.5)
     assert survival_panel.p_and_ratio(more) == "log-rank p = 0.02, HR 2.00 [1.10, 3.50]"
     assert survival_panel.p_and_ratio(more.assign(p=np.nan, hr=np.nan)) == ""
+
+
+def test_the_time_axis_is_in_a_fitting_unit_with_round_times_or_the_horizons() -> None:
+    assert [survival_panel.time_unit(days)[1] for days in (100, 400, 2000)] == ["days", "months", "years"]
+    ticks = survival_panel.time_ticks(2400, 365.25)
+    assert ticks[0] == 0 and ticks[-1] <= 2400 / 365.25 and (ticks == ticks.round()).all()
+    np.testing.assert_allclose(survival_panel.time_ticks(2400, 365.25, [1826.25, 730.5, 9999]), [0, 2, 5])

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import result_tables as tables
 
 from histostudy.figures import FIGURES
-from histostudy.figures.td_auc import TOGETHER, spread, time_ticks, time_unit
+from histostudy.figures.style import TOGETHER
 
 draw = FIGURES["td_auc"].draw
 
@@ -57,10 +57,3 @@ def test_horizons_are_marked_with_the_events_by_then() -> None:
     before = table[(table["model"] == "abmil") & (table["days"] <= 1095) & table["estimate"].notna()]
     assert labels[2].split("\n")[1] == f"({int(before['events'].iloc[-1])})"
     assert "n = 240 patients" in tables.words(draw(table))
-
-
-def test_time_axis() -> None:
-    assert [time_unit(days)[1] for days in (100, 400, 2000)] == ["days", "months", "years"]
-    ticks = time_ticks(2400, 365.25)
-    assert ticks[0] == 0 and ticks[-1] <= 2400 / 365.25
-    assert spread(tables.td_auc(1)["n"]) == "240"

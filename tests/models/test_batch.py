@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histostudy.models.batch import BagBatch, segment_max, segment_mean, segment_softmax
+from histostudy.models.batch import BagBatch, even_attention, segment_max, segment_mean, segment_softmax
 from histostudy.models.registry import build_aggregator
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=6)
@@ -38,6 +38,14 @@ def test_segment_operations_equal_a_loop(sizes: list[int], seed: int) -> None:
     assert torch.equal(segment_max(batch.features, batch), torch.stack([b.max(0).values for b in bags]))
     weights = torch.cat([b.softmax(0) for b in bags])
     assert torch.allclose(segment_softmax(batch.features, batch), weights, atol=1e-12)
+
+
+def test_place_counts_within_a_bag_and_even_attention_sums_to_one() -> None:
+    batch = BagBatch.pack(bags_of([3, 1, 2], 0))
+    assert batch.place.tolist() == [0, 1, 2, 0, 0, 1]
+    assert batch.place.dtype == torch.int64
+    assert even_attention(batch).tolist() == [1 / 3, 1 / 3, 1 / 3, 1, 0.5, 0.5]
+    assert even_attention(batch.with_features(batch.features.float())).dtype == torch.float32
 
 
 def test_softmax_of_huge_scores_is_finite() -> None:

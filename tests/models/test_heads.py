@@ -73,14 +73,31 @@ def test_curves_of_a_ranking_are_calibrated_on_the_training_part() -> None:
         assert rank.predict(score * 40)[f"surv_{day}"].mean() == pytest.approx(left, abs=0.03)
 
 
-def test_a_reversed_ranking_gives_reversed_curves() -> None:
-    """The curves are a Cox model of the score, whichever way it points."""
+def test_a_ranking_against_its_training_part_gives_one_curve_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Curves never contradict the risk: the outcome must not turn a failed ranking round."""
     score, targets = cohort()
-    rank = head_of(targets, loss="rank")
+    rank, none = head_of(targets, loss="rank"), head_of(targets, loss="rank")
     rank.finish(-score, targets)
+    assert "runs against its own training part" in caplog.text
+    none.finish(torch.zeros(200, 1), targets)
     columns = rank.predict(-score)
-    assert rank.slope.item() < 0
-    assert np.corrcoef(columns["risk"], columns["surv_300"])[0, 1] > 0.9
+    np.testing.assert_array_equal(columns["risk"], -score[:, 0].numpy())
+    assert rank.slope.item() == 0
+    for day in DAYS:
+        np.testing.assert_allclose(columns[f"surv_{day}"], none.predict(-score)[f"surv_{day}"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_higher_risk_never_has_the_better_curve(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Scores of noise point either way on the training part."""
+    _, targets = cohort(seed=seed)
+    noise = torch.tensor(np.random.default_rng(seed).normal(size=200))[:, None]
+    for score in (noise, -noise):
+        rank = head_of(targets, loss="rank")
+        rank.finish(score, targets)
+        columns = rank.predict(score)
+        assert all((np.diff(columns[f"surv_{day}"][columns["risk"].argsort()]) <= 1e-12).all() for day in DAYS)
+    assert caplog.text.count("runs against") == 1
 
 
 def test_an_untrained_constant_ranking_gives_one_curve() -> None:

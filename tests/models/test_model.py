@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,17 @@ def test_a_saved_multimodal_model_predicts_the_same_bytes(aggregator: str, fusio
     assert torch.equal(model.tables["rna"].fill, again.tables["rna"].fill)
     save_model(tmp_path / "w2.safetensors", again)
     assert (tmp_path / "w.safetensors").read_bytes() == (tmp_path / "w2.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("aggregator", "fusion"), KINDS)
+def test_a_configuration_rebuilds_its_model(aggregator: str, fusion: str) -> None:
+    model = build(aggregator, fusion)
+    again = MILModel.from_config(json.loads(json.dumps(model.config)) | {"extra": {"fold": 1}})
+    shapes = [{name: value.shape for name, value in m.named_parameters()} for m in (model, again)]
+    assert shapes[0] == shapes[1]
+    assert json.dumps(again.config) == json.dumps(model.config)
+    with pytest.raises(ModelError, match="configuration lacks 'head'"):
+        MILModel.from_config({key: value for key, value in model.config.items() if key != "head"})
 
 
 def test_a_ranking_head_keeps_its_slope_on_disk(tmp_path: Path) -> None:

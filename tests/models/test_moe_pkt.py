@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models.multimodal.tables import BOTH, patients
 from sksurv.metrics import concordance_index_censored
 
 from histostudy.errors import ModelError
@@ -14,6 +15,7 @@ from histostudy.models.aggregators.moe_pkt import MoEPKT, balance_loss, top_gate
 from histostudy.models.batch import BagBatch
 from histostudy.models.io import load_model, save_model
 from histostudy.models.model import MILModel
+from histostudy.models.multimodal.fusion import LateFusion
 from histostudy.models.survival import cox_loss
 
 COX = {"kind": "survival_cox", "days": [365]}
@@ -69,7 +71,7 @@ def test_sources_see_what_they_were_trained_on() -> None:
     model = target(given).eval()
     batch = bags(0)
     seen: list[torch.Tensor] = []
-    for module in moe_of(model).sources:
+    for module in moe_of(model).frozen:
         module.register_forward_hook(lambda module, args, out: seen.append(out))
     with torch.no_grad():
         model(batch)
@@ -80,7 +82,7 @@ def test_sources_see_what_they_were_trained_on() -> None:
 
 def test_sources_never_change_and_stay_in_evaluation_mode() -> None:
     model = target(sources())
-    before = {name: value.clone() for name, value in moe_of(model).sources.state_dict().items()}
+    before = {name: value.clone() for name, value in moe_of(model).frozen.state_dict().items()}
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     model.train()
     first = [p.clone() for p in moe_of(model).experts.parameters()]
@@ -91,10 +93,10 @@ def test_sources_never_change_and_stay_in_evaluation_mode() -> None:
         loss.backward()
         optimiser.step()
     assert model.aggregator.training
-    assert not any(part.training for frozen in moe_of(model).sources for part in frozen.modules())
-    assert all(torch.equal(value, before[name]) for name, value in moe_of(model).sources.state_dict().items())
+    assert not any(part.training for frozen in moe_of(model).frozen for part in frozen.modules())
+    assert all(torch.equal(value, before[name]) for name, value in moe_of(model).frozen.state_dict().items())
     assert any(not torch.equal(a, b) for a, b in zip(first, moe_of(model).experts.parameters(), strict=True))
-    assert not any(p.requires_grad for p in moe_of(model).sources.parameters())
+    assert not any(p.requires_grad for p in moe_of(model).frozen.parameters())
 
 
 def test_a_saved_model_brings_its_sources_along(tmp_path: Path) -> None:
@@ -104,9 +106,41 @@ def test_a_saved_model_brings_its_sources_along(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(model(bags(1))[0], again(bags(1))[0])
     assert [s["aggregator"] for s in config["options"]["sources"]] == ["abmil", "mean", "abmil"]
-    late = MILModel(5, "moe_pkt", {}, COX)  # sources given only after it was built
+
+
+def test_sources_given_after_it_was_built_are_held_to_afterwards() -> None:
+    late = MILModel(5, "moe_pkt", {}, COX)
     moe_of(late).set_sources(sources(), late.mean, late.scale)
-    assert moe_of(late).source_configs == [s.config for s in sources()]
+    assert moe_of(late).options.sources == [s.config for s in sources()]
+    with pytest.raises(ModelError, match="not those this model was built for"):
+        moe_of(late).set_sources(sources()[::-1], late.mean, late.scale)
+
+
+def test_a_configuration_of_weights_is_that_of_the_model(tmp_path: Path) -> None:
+    """What `load_model` returns has more keys than a model is built from."""
+    given, configs = [], []
+    for number, own in enumerate(sources()):
+        save_model(tmp_path / f"{number}.safetensors", own, {"fold": number})
+        again, config = load_model(tmp_path / f"{number}.safetensors")
+        given.append(again)
+        configs.append(config)
+    model = MILModel(5, "moe_pkt", {"sources": configs}, COX)
+    moe_of(model).set_sources(given, model.mean, model.scale)
+    assert len(moe_of(model).frozen) == 3
+    with pytest.raises(ModelError, match="a model's configuration lacks 'dim_in'"):
+        MILModel(5, "moe_pkt", {"sources": [{}]}, COX)
+
+
+def test_it_may_be_fused_with_tables() -> None:
+    about = {"hidden": 10, "router": 8, "attention": 4, "sources": [m.config for m in sources()]}
+    model = MILModel(5, "moe_pkt", about, COX, BOTH)
+    assert isinstance(model.aggregator, LateFusion)
+    model.aggregator.set_sources(sources(), torch.ones(5), torch.full((5,), 2.0))
+    base = model.aggregator.base
+    assert isinstance(base, MoEPKT)
+    assert base.mean.tolist() == [1] * 5 and base.scale.tolist() == [2] * 5
+    batch = patients([3, 4])
+    assert model(batch.with_features(batch.features.float()))[0].shape == (2, 1)
 
 
 def test_who_else_is_in_the_batch_and_the_order_of_tiles_do_not_matter() -> None:

@@ -218,3 +218,18 @@ def test_alpha_weighs_censored_patients_down_as_published(alpha: float) -> None:
         events += seen
     got = survival.nll_loss(torch.tensor(logits), torch.tensor(k), torch.tensor(event).double(), alpha)
     assert got.item() == pytest.approx(((1 - alpha) * total + alpha * events) / 12, abs=1e-12)
+
+
+def test_the_shift_of_the_hazards_restores_the_observed_events() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 4, generator=generator, dtype=torch.float64) + torch.tensor([2.0, 1.0, 0.0, -1.0])
+    interval = torch.randint(0, 4, (300,), generator=generator)
+    event = (torch.rand(300, generator=generator) < 0.3).float()
+    shift = survival.hazard_shift(logits, interval, event)
+    for k in range(4):
+        at_risk = interval >= k
+        predicted = torch.sigmoid(logits[at_risk, k] + shift[k]).sum()
+        assert float(predicted) == pytest.approx(float(event[interval == k].sum()), abs=1e-6)
+    # free logits, no covariates: the life table itself
+    constant = survival.hazard_shift(torch.zeros(300, 4), interval, event)
+    assert torch.allclose(constant.float(), survival.life_table_logits(interval, event, 4), atol=0.05)

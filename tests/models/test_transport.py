@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import ot
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +23,6 @@ def cost_of(n: int, k: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(("epsilon", "tau"), [(0.1, 0.5), (0.1, 10.0), (0.02, 0.05), (1.0, 0.5)])
 def test_unbalanced_equals_pot(epsilon: float, tau: float) -> None:
-    ot = pytest.importorskip("ot")
     cost = cost_of(8, 5)
     reference = ot.unbalanced.sinkhorn_knopp_unbalanced(
         np.full(8, 1 / 8), np.full(5, 1 / 5), cost.numpy(), epsilon, tau, reg_type="kl", stopThr=1e-15, numItermax=20000
@@ -31,7 +31,6 @@ def test_unbalanced_equals_pot(epsilon: float, tau: float) -> None:
 
 
 def test_balanced_limit_equals_pot() -> None:
-    ot = pytest.importorskip("ot")
     cost = cost_of(8, 5)
     plan = unbalanced_plan(cost, tau=math.inf)
     reference = ot.sinkhorn(np.full(8, 1 / 8), np.full(5, 1 / 5), cost.numpy(), 0.1, stopThr=1e-14)

@@ -70,7 +70,7 @@ def test_methods_follow_the_configuration(context):
     text = "\n".join(methods_paragraphs(study))
     for expected in ("no site on both sides", "repeated 3 times", "extracted beforehand"):
         assert expected in text
-    assert "tiles of" not in text
+    assert "On one lattice" not in text
 
 
 def test_forest_holds_every_interval():

@@ -90,7 +90,8 @@ def test_cox_finds_the_planted_hazard_ratios() -> None:
     assert event.mean() == 0.6
 
 
-def test_our_cox_and_concordance_are_statsmodels_and_sksurv() -> None:
+def test_our_own_statistics_are_those_of_the_libraries() -> None:
+    from sklearn.metrics import roc_auc_score
     from sksurv.metrics import concordance_index_censored
     from statsmodels.duration.hazard_regression import PHReg
 
@@ -102,6 +103,8 @@ def test_our_cox_and_concordance_are_statsmodels_and_sksurv() -> None:
     risk = np.round(drawn.sum_of(*drawn.parts), 1)
     assert harrell_c(time, event, risk) == pytest.approx(concordance_index_censored(event, time, risk)[0])
     assert harrell_c(time, event, -risk) == pytest.approx(1 - harrell_c(time, event, risk))
+    positive, score = drawn.subtype, np.round(drawn.morphology[:, 2], 1)  # ties too
+    assert auroc(positive, score) == pytest.approx(roc_auc_score(positive, score))
     assert np.isnan(auroc(np.ones(3, bool), np.arange(3.0)))
 
 

@@ -13,7 +13,8 @@ from histostudy.cohort.tables import read_patients
 from histostudy.errors import SplitError
 from histostudy.splits.column import folds_of_column
 from histostudy.splits.folds import make_splits
-from histostudy.study import Classification, Splits
+from histostudy.study import Splits
+from histostudy.tasks import Classification
 
 
 def cohort(n: int = 60) -> pd.DataFrame:

@@ -17,7 +17,8 @@ from histostudy.splits.audit import audit
 from histostudy.splits.folds import make_splits
 from histostudy.splits.groups import deal_groups, group_cost
 from histostudy.splits.strata import deal, strata_of
-from histostudy.study import Classification, Regression, Splits, Survival
+from histostudy.study import Splits
+from histostudy.tasks import Classification, Regression, Survival
 
 
 def make(n: int, seed: int = 0, sites: int = 7, classes: int = 2) -> tuple[pd.DataFrame, list[Outcome]]:

@@ -384,3 +384,24 @@ def test_the_penalty_is_in_the_gradient_and_not_in_the_reported_loss(tmp_path: P
     sizes = [float(result.tensors["aggregator.map.weight"].square().sum()) for result in (free, held)]
     assert sizes[1] < 0.95 * sizes[0]
     assert abs(held.history["train_loss"] - free.history["train_loss"]).max() < 1  # the penalty is above 10
+
+
+def test_balanced_sampling_does_not_spoil_the_calibration(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    n = 240
+    share = rng.random(n)
+    bags = {f"p{i:03d}": rng.normal(size=(6, 4)) + share[i] for i in range(n)}
+    ids = sorted(bags)
+    time = rng.exponential(3000 * np.exp(-share), n) + 1
+    event = time < 700
+    time = np.minimum(time, 700.0)
+    task = {"name": "t", "kind": "survival", "time": "t", "event": "e", "horizons": [600]}
+    training = {"sampling": "balanced", "epochs": 15, "epoch": "last"}
+    study = study_of(task, {"m": {"aggregator": "abmil", "training": training}}, tmp_path)
+    outcome = outcome_for(study, ids, time=time, event=event)
+    store = TileStore.of(PackedBags.of(bags))
+    result = train_run(
+        study.models["m"], store, outcome, ids[:160], [], TestPart(outcome, ids[160:]), seed=0, days=[600]
+    )
+    died = float(((time[160:] <= 600) & event[160:]).mean())
+    assert 1 - result.predictions["surv_600"].mean() == pytest.approx(died, abs=0.08)

@@ -25,7 +25,7 @@ def fit(
     values: np.ndarray = VALUES, groups: dict | None = None, rows: tuple = (0, 1, 2, 3), **keys: Any
 ) -> RunModality:
     table = ModalityTable("rna", ["A", "flat", "B", "still"], values, IDS, groups or {})
-    return fit_modality(table, Modality(**keys), STORE, list(rows))
+    return fit_modality(table, Modality(columns=["*"], **keys), STORE, list(rows))
 
 
 def test_columns_and_moments_are_those_of_the_training_part() -> None:

@@ -103,7 +103,7 @@ def test_patients_without_features_take_no_part_and_are_counted(tmp_path: Path) 
     assert set(runs["without_features"]) == {2}
     assert runs["n_test"].sum() == 58
     only = splits[splits["patient_id"].isin(bags.patient_ids[-2:]) | (splits["part"] != "test")]
-    with pytest.raises(ModelError, match="no patient in the test part"):
+    with pytest.raises(ModelError, match="no patient with the outcome is in a test part"):
         train_model(study, "t", "m", fewer, outcome, only[only["fold"] == 0].query("part != 'test'"), tmp_path / "x")
 
 
@@ -262,7 +262,7 @@ def test_predictions_made_elsewhere_are_runs_like_others(tmp_path: Path) -> None
 
 
 def test_tables_alone_are_trained_kept_and_redone_when_the_table_changes(tmp_path: Path) -> None:
-    study, outcome, splits, table = lived({"m": SNN}, tmp_path, modalities={"rna": {}})
+    study, outcome, splits, table = lived({"m": SNN}, tmp_path, modalities={"rna": {"columns": ["*"]}})
     assert not looks_at_tiles(study, "m") and looks_at_tiles(study, "mean") and not looks_at_tiles(study, "prior")
     out = tmp_path / "runs"
     runs = train_model(study, "t", "m", None, outcome, splits, out, modalities={"rna": table})
@@ -288,7 +288,9 @@ def test_a_planted_modality_is_found_and_its_missing_patients_counted(tmp_path: 
     from sksurv.metrics import concordance_index_censored
 
     training = {"epochs": 25, "lr": 0.01, "loss": "cox", "epoch": "last"}
-    study, outcome, splits, table = lived({"m": SNN | {"training": training}}, tmp_path, modalities={"rna": {}})
+    study, outcome, splits, table = lived(
+        {"m": SNN | {"training": training}}, tmp_path, modalities={"rna": {"columns": ["*"]}}
+    )
     fewer = replace(table, values=table.values[4:], patient_ids=table.patient_ids[4:])
     runs = train_model(study, "t", "m", None, outcome, splits, tmp_path, modalities={"rna": fewer})
     assert sum(missing["rna"]["test"] for missing in runs["missing"]) == 4
@@ -302,7 +304,7 @@ def test_a_planted_modality_is_found_and_its_missing_patients_counted(tmp_path: 
 
 def test_modalities_beside_tiles_change_the_prediction(tmp_path: Path) -> None:
     models = {"fused": {"aggregator": "abmil", "modalities": ["rna"], "training": QUICK}}
-    study, outcome, splits, table = lived(models, tmp_path, modalities={"rna": {}})
+    study, outcome, splits, table = lived(models, tmp_path, modalities={"rna": {"columns": ["*"]}})
     bags = PackedBags.of({p: np.random.default_rng(i).normal(size=(5, 3)) for i, p in enumerate(table.patient_ids)})
     two = [
         predictions(out, train_model(study, "t", "fused", bags, outcome, splits, out, modalities={"rna": one}))[0]
@@ -313,7 +315,7 @@ def test_modalities_beside_tiles_change_the_prediction(tmp_path: Path) -> None:
 
 def test_a_traced_training_leaves_its_epochs(tmp_path: Path) -> None:
     traced = SNN | {"training": {"epochs": 4, "trace": True}}
-    study, outcome, splits, table = lived({"m": traced}, tmp_path, modalities={"rna": {}})
+    study, outcome, splits, table = lived({"m": traced}, tmp_path, modalities={"rna": {"columns": ["*"]}})
 
     def train() -> list[str]:
         runs = train_model(study, "t", "m", None, outcome, splits, tmp_path / "m", modalities={"rna": table})
@@ -334,7 +336,7 @@ def test_a_traced_training_leaves_its_epochs(tmp_path: Path) -> None:
 
 def test_sources_are_runs_of_the_same_fold_and_part_of_the_identity(tmp_path: Path) -> None:
     models = {"m": SNN, "s": SNN}
-    study, outcome, splits, table = lived(models, tmp_path, modalities={"rna": {}})
+    study, outcome, splits, table = lived(models, tmp_path, modalities={"rna": {"columns": ["*"]}})
     train_model(study, "t", "s", None, outcome, splits, tmp_path / "s", modalities={"rna": table})
     trainer = _Trainer(study, "t", "m", None, outcome, 1, {"rna": table}, {"b": tmp_path / "s", "a": tmp_path / "s2"})
     assert trainer.source_files(0, 2) == [tmp_path / f"{name}/r0f2/weights.safetensors" for name in ("s2", "s")]

@@ -18,7 +18,7 @@ rule cohort:
         mem_mb=2000,
     params:
         study=PLAN.file,
-        settings=PLAN.settings("cohort", "tasks"),
+        settings=PLAN.settings("cohort", "tasks", "modalities"),
         code=PLAN.code("cohort"),
     shell:
         "histostudy cohort summary --study {params.study} > {log} 2>&1"
@@ -98,7 +98,7 @@ rule evaluate:
         mem_mb=4000,
     params:
         study=PLAN.file,
-        settings=PLAN.settings("compare", "seed"),
+        settings=PLAN.settings("compare", "seed", "tasks"),
         code=PLAN.code("evaluate"),
     shell:
         "histostudy evaluate --study {params.study} --task {wildcards.task} > {log} 2>&1"

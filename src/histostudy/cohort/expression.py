@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostudy.cohort.outcomes import Columns, Found, Outcome, missing
+from histostudy.cohort.columns import Columns, Found, missing
 from histostudy.cohort.tables import ROW, read_table
 from histostudy.errors import TableError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from histostudy.study import Expression
+    from histostudy.tasks import Expression
 
 logger = logging.getLogger(__name__)
+
+#: Counts of a row are scaled to this total: a fixed one, so that no other row has a say.
+LIBRARY = 10_000.0
 
 
 def expression_of(task: Expression, columns: Columns) -> Found:
@@ -28,34 +29,10 @@ def expression_of(task: Expression, columns: Columns) -> Found:
     return {"y": values, "genes": genes}, excluded
 
 
-def spot_outcome(task: Expression, spots: pd.DataFrame, patient_of_slide: dict[str, str]) -> Outcome:
-    """Expression of the spots of a cohort's sections.
-
-    Parameters
-    ----------
-    task : Expression
-        At the level of spots.
-    spots : DataFrame
-        `spot_id`, `slide_id` (see `histostudy.cohort.spots.read_spots`).
-    patient_of_slide : dict
-        Slides of the cohort; spots of others are left out.
-    """
-    import pandas as pd
-
-    spots = spots[spots["slide_id"].isin(patient_of_slide)].sort_values("spot_id", ignore_index=True)
-    ids = spots["spot_id"].astype(str).tolist()
-    _, complete, values, genes = _values(task, "spot_id", ids, "spot of this cohort")
-    kept = np.array(ids, dtype=object)[complete]
-    patients = [patient_of_slide[slide] for slide in spots["slide_id"][complete]]
-    if task.permute is not None:
-        from histostudy.seeds import derive_seed
-
-        values = values[np.random.default_rng(derive_seed(task.permute, "permute")).permutation(len(values))]
-    nothing = pd.DataFrame(index=pd.Index(kept.astype(str), name="patient_id"))
-    return Outcome(
-        task=task, patient_ids=kept, y=values, adjust=nothing, genes=genes,
-        patient_of=dict(zip(kept.tolist(), patients, strict=True)),
-    )  # fmt: skip
+def expression_of_spots(task: Expression, spot_ids: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Which spots have every gene, (n,) bool, and the fields of their outcome."""
+    _, complete, values, genes = _values(task, "spot_id", spot_ids, "spot of this cohort")
+    return complete, {"y": values, "genes": genes}
 
 
 def _values(
@@ -84,7 +61,7 @@ def _values(
     every = own.block(wanted)[used]
     if task.library and len(every):
         total = np.nansum(every, axis=1, keepdims=True)
-        every = every / np.maximum(total, 1) * np.median(total)
+        every = every / np.maximum(total, 1) * LIBRARY
     values = every[:, [wanted.index(gene) for gene in genes]]
     if task.log:
         for i, j in np.argwhere(values < 0)[:1]:
@@ -107,7 +84,7 @@ def _values(
 
 
 def _varying(task: Expression, values: np.ndarray, genes: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Leave out genes that do not vary, and with `top` those that vary least."""
+    """Leave out genes that do not vary, and with `top` those that vary least: it decides what is asked."""
     flat = [g for g, spread in zip(genes, np.ptp(values, axis=0), strict=True) if spread == 0]
     if len(flat) == len(genes):
         raise TableError("every gene is constant", where=task.table, todo="check the table")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histostudy.cohort.outcomes import Columns
+from histostudy.cohort.columns import Columns
 from histostudy.cohort.tables import ROW, read_table
 from histostudy.errors import TableError, at
 
@@ -50,7 +50,9 @@ class ModalityTable:
     groups: dict[str, list[str]]
 
 
-def read_modality(name: str, settings: Modality, patients: pd.DataFrame, source: str | Path) -> ModalityTable:
+def read_modality(
+    name: str, settings: Modality, patients: pd.DataFrame, source: str | Path, outcomes: Collection[str] = ()
+) -> ModalityTable:
     """Read one modality for the patients of a cohort.
 
     Parameters
@@ -63,6 +65,8 @@ def read_modality(name: str, settings: Modality, patients: pd.DataFrame, source:
         The cohort's patients; where `settings` names no table, the modality is columns of this one.
     source : str or Path
         Its name, for messages.
+    outcomes : collection of str
+        Columns of patients that a task predicts: never a modality.
 
     Raises
     ------
@@ -82,7 +86,10 @@ def read_modality(name: str, settings: Modality, patients: pd.DataFrame, source:
         raise TableError(
             f"modality {name!r}: no patient of this cohort is in it", where=path, todo="compare the patients' ids"
         )
-    values = _numbers(table, _chosen(name, settings, table, path), path, every=settings.columns is not None)
+    chosen = _chosen(name, settings, table, path)
+    if settings.table is None and (told := [c for c in chosen if c in outcomes]):
+        raise TableError(f"modality {name!r}: {told[0]!r} is an outcome of this study", where=path, todo="leave it out")
+    values = _numbers(table, chosen, path, every=settings.columns is not None)
     there = np.isfinite(values.to_numpy()).any(axis=1)
     if not there.any():
         raise TableError(f"modality {name!r}: every cell is missing", where=path, todo="check its columns")
@@ -100,10 +107,10 @@ def read_modality(name: str, settings: Modality, patients: pd.DataFrame, source:
 
 
 def read_modalities(
-    settings: Mapping[str, Modality], patients: pd.DataFrame, source: str | Path
+    settings: Mapping[str, Modality], patients: pd.DataFrame, source: str | Path, outcomes: Collection[str] = ()
 ) -> dict[str, ModalityTable]:
     """Read every modality of a study (see `read_modality`)."""
-    return {name: read_modality(name, one, patients, source) for name, one in settings.items()}
+    return {name: read_modality(name, one, patients, source, outcomes) for name, one in settings.items()}
 
 
 def _chosen(name: str, settings: Modality, table: pd.DataFrame, path: str | Path) -> list[str]:

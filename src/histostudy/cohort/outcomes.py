@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostudy.cohort.identifiers import is_missing
-from histostudy.cohort.tables import ROW, number
-from histostudy.errors import TableError, at
-from histostudy.seeds import derive_seed
+from histostudy.cohort.columns import Columns, Found, missing, permuted, somebody
+from histostudy.cohort.expression import expression_of, expression_of_spots
+from histostudy.errors import TableError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
-    from histostudy.study import Classification, Regression, Survival, Task
+    from histostudy.tasks import Classification, Expression, Regression, Survival, Task
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +77,15 @@ class Outcome:
     def __len__(self) -> int:
         return len(self.patient_ids)
 
+    @property
+    def prediction_columns(self) -> list[str]:
+        """Columns that a prediction of it must have."""
+        if self.kind == "survival":
+            return ["risk"]
+        if self.kind == "classification":
+            return [f"prob_{name}" for name in self.classes]
+        return ["prediction"] if self.kind == "regression" else [f"pred_{gene}" for gene in self.genes]
+
     def rows(self, patient_ids: Any) -> np.ndarray:
         """Row numbers (int64) of patients who all have the outcome.
 
@@ -117,8 +124,6 @@ def outcome_of(task: Task, patients: pd.DataFrame, source: str | Path = "patient
         Naming file, row and column: a column that is not there, a time that is no number or negative, an event
         that is neither 0 nor 1, one class only, no event, one value only, nobody with the outcome.
     """
-    from histostudy.cohort.expression import expression_of
-
     patients = patients.sort_values("patient_id", ignore_index=True)
     others = _others(task, patients, source)
     patients = patients[~patients["patient_id"].isin(others)].reset_index(drop=True)
@@ -129,11 +134,37 @@ def outcome_of(task: Task, patients: pd.DataFrame, source: str | Path = "patient
     columns = Columns(patients, source)
     values, excluded = find(task, columns)  # type: ignore[operator]
     if task.permute is not None:
-        values = _permuted(values, task)
+        values = permuted(values, task.permute)
     ids = patients["patient_id"].to_numpy(dtype=object)
     kept = np.array([patient not in excluded for patient in ids], dtype=bool)
     adjust = columns.covariates(task.adjust)[kept]
     return Outcome(task=task, patient_ids=ids[kept], adjust=adjust, excluded=others | excluded, **values)
+
+
+def spot_outcome(task: Expression, spots: pd.DataFrame, patient_of_slide: dict[str, str]) -> Outcome:
+    """Expression of the spots of a cohort's sections.
+
+    Parameters
+    ----------
+    task : Expression
+        At the level of spots.
+    spots : DataFrame
+        `spot_id`, `slide_id` (see `histostudy.cohort.spots.read_spots`).
+    patient_of_slide : dict
+        Slides of the cohort; spots of others are left out.
+    """
+    import pandas as pd
+
+    spots = spots[spots["slide_id"].isin(patient_of_slide)].sort_values("spot_id", ignore_index=True)
+    complete, values = expression_of_spots(task, spots["spot_id"].astype(str).tolist())
+    if task.permute is not None:
+        values = permuted(values, task.permute)
+    spots = spots[complete]
+    ids = spots["spot_id"].astype(str).to_numpy(dtype=object)
+    patients = [patient_of_slide[slide] for slide in spots["slide_id"]]
+    nothing = pd.DataFrame(index=pd.Index(ids.astype(str), name="patient_id"))
+    of = dict(zip(ids.tolist(), patients, strict=True))
+    return Outcome(task=task, patient_ids=ids, adjust=nothing, patient_of=of, **values)
 
 
 def _others(task: Task, patients: pd.DataFrame, source: str | Path) -> dict[str, str]:
@@ -153,89 +184,6 @@ def _others(task: Task, patients: pd.DataFrame, source: str | Path) -> dict[str,
         reason = f"not {column} {' or '.join(sorted(values))}"
         out = {p: reason for p, c in zip(columns.ids, cells, strict=True) if c not in values} | out
     return out
-
-
-def _permuted(values: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Outcomes shuffled among their patients; what belongs together (time and event, genes) stays together."""
-    order = np.random.default_rng(derive_seed(int(task.permute or 0), "permute")).permutation(len(values["y"]))
-    return {k: v[order] if isinstance(v, np.ndarray) else v for k, v in values.items()}
-
-
-class Columns:
-    """Columns of the patient table as checked cells."""
-
-    def __init__(self, table: pd.DataFrame, source: str | Path) -> None:
-        self.table, self.source = table, source
-        self.ids = [str(p) for p in table["patient_id"]]
-        self.rows = [int(r) for r in table[ROW]] if ROW in table else list(range(2, len(table) + 2))
-
-    def cells(self, column: str) -> list[str | None]:
-        """Stripped text of a column, None where missing."""
-        if column not in self.table:
-            names = [str(c) for c in self.table.columns if c not in ("patient_id", ROW)]
-            close = get_close_matches(column, names, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"its columns are {', '.join(names[:8]) or 'none'}"
-            raise TableError(f"no column {column!r}", where=self.source, todo=hint)
-        text = (None if c is None or c != c else str(c).strip() for c in self.table[column])
-        return [None if c is None or is_missing(c) else c for c in text]
-
-    def numbers(self, column: str, what: str = "a number") -> np.ndarray:
-        """A column as float64, NaN where missing."""
-        cells = self.cells(column)
-        values = [
-            np.nan if c is None else number(c, self.source, r, column, what)
-            for c, r in zip(cells, self.rows, strict=True)
-        ]
-        return np.array(values, dtype=np.float64)
-
-    def block(self, columns: list[str]) -> np.ndarray:
-        """Columns as float64 (n, columns); thousands of genes at once where every cell is plainly a number."""
-        if not set(columns) - set(self.table.columns):
-            try:
-                values = self.table[columns].to_numpy(dtype=object).astype(np.float64)
-            except (TypeError, ValueError):  # a word: the slow way says which, or knows it for missing
-                values = np.full((len(self.ids), len(columns)), np.inf)
-            if not np.isinf(values).any():
-                return values
-        return np.column_stack([self.numbers(column) for column in columns])
-
-    def where(self, column: str, i: int | None = None) -> str:
-        """Name a cell or a column."""
-        return at(self.source, row=None if i is None else self.rows[i], column=column)
-
-    def covariates(self, columns: list[str]) -> pd.DataFrame:
-        """Columns as float64 where every cell is a number, as text otherwise."""
-        import pandas as pd
-
-        out: dict[str, Any] = {}
-        for column in columns:
-            cells = self.cells(column)
-            try:
-                out[column] = pd.array([np.nan if c is None else float(c) for c in cells], dtype="float64")
-            except ValueError:
-                out[column] = pd.array(cells, dtype="str")
-            if all(c is None for c in cells):
-                raise TableError("every cell is missing", where=self.where(column), todo="take it out of `adjust`")
-        return pd.DataFrame(out, index=pd.Index(self.ids, name="patient_id", dtype="str"))
-
-
-#: Fields of an `Outcome`, and the patients left out with reasons.
-Found = tuple[dict[str, Any], dict[str, str]]
-
-
-def somebody(present: np.ndarray, columns: Columns, column: str, task: Task) -> None:
-    """Refuse a task whose outcome nobody has."""
-    if not present.any():
-        raise TableError(
-            f"no patient of this cohort has the outcome of task {task.name!r}",
-            where=columns.where(column),
-            todo="check the column, and that the ids of both tables are written alike",
-        )
-
-
-def missing(columns: Columns, present: np.ndarray, reason: str) -> dict[str, str]:
-    """The patients who are not `present`, with the reason."""
-    return {p: reason for p, ok in zip(columns.ids, present, strict=True) if not ok}
 
 
 def _classification(task: Classification, columns: Columns) -> Found:

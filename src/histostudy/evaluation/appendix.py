@@ -140,7 +140,7 @@ def _subtypes(
     runs: Runs, weights: Floats, confidence: float, outcome: Outcome, splits: pd.DataFrame, beside: Beside, seed: int
 ) -> Tables:
     """Calls from measured and predicted expression, their agreement, and the survival of the called groups."""
-    from histostudy.evaluation.subtypes import centroids_of_runs, km_of_groups, subtype_tables
+    from histostudy.evaluation.subtypes import centroids_of_runs, subtype_tables
 
     measured = pd.DataFrame(outcome.y, outcome.patient_ids.astype(str), outcome.genes)
     fitted = centroids_of_runs(measured, splits, beside.centroids, derive_seed(seed, "subtypes"))
@@ -156,10 +156,11 @@ def _subtypes(
         rows = np.array([place[p] for p in once["patient_id"]])
         if not len(rows) or known.time is None or known.event is None:
             continue
+        time, event = known.time[rows].astype(float), known.event[rows].astype(bool)
         for by in ("measured", "predicted"):
             groups = once[by].to_numpy()
             if len(set(groups)) > 1:
-                table = km_of_groups(known.time[rows], known.event[rows], groups, once["fold"].to_numpy(), confidence)
+                table = survival_curves.km_of_groups(time, event, groups, once["fold"].to_numpy(), confidence)
                 tables.append(table.assign(model=model, calls=by))
     return out | {"subtype_km": pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()}
 

@@ -13,6 +13,8 @@ Floats = NDArray[np.floating]
 
 #: Corrections of p-values that `adjust` knows.
 CORRECTIONS = ("holm", "bonferroni", "bh", "none")
+#: Pointwise bands of curves rest on at most this many resamples.
+BAND_RESAMPLES = 500
 
 
 def bootstrap_weights(

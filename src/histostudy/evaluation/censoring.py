@@ -1,4 +1,4 @@
-"""Kaplan-Meier of the event and of censoring, the log-rank test and the hazard ratio of two groups."""
+"""Kaplan-Meier of the event and of censoring, and the log-rank test."""
 
 from __future__ import annotations
 
@@ -114,74 +114,47 @@ def survival_at(w: Floats, time: Floats, event: NDArray[np.bool_], days: float) 
     return np.where(w @ (time > days).astype(float) > 0, left.prod(1), np.nan)
 
 
-def log_rank(time: Floats, event: NDArray[np.bool_], high: NDArray[np.bool_], strata: NDArray) -> float:
-    """P-value of the two-group log-rank test, stratified: expected events are summed within strata.
+def log_rank(time: Floats, event: NDArray[np.bool_], group: NDArray, strata: NDArray) -> float:
+    """P-value of the log-rank test of two or more groups, stratified.
+
+    Observed minus expected events and their covariance (hypergeometric, so that ties are allowed for) are summed
+    over strata; chi-square with one degree of freedom fewer than there are groups that are ever at risk beside
+    another.
 
     Parameters
     ----------
     time, event : ndarray, shape (n,)
-    high : ndarray of bool, shape (n,)
-        The group.
+    group : ndarray, shape (n,)
+        Whatever tells the groups apart: high or low risk, the name of a subtype.
     strata : ndarray, shape (n,)
         The fold that tested each patient; one constant gives the plain test.
 
     Returns
     -------
     float
-        NaN where the variance is zero (one group, or no event).
+        NaN where nothing is compared (one group, or no event).
     """
     from scipy.stats import chi2
 
-    excess = variance = 0.0
+    names, codes = np.unique(group, return_inverse=True)
+    hot = np.eye(names.size)[codes]
+    excess, covariance = np.zeros(names.size), np.zeros((names.size, names.size))
     for stratum in np.unique(strata):
-        part = strata == stratum
-        t, e, g = time[part], event[part], high[part]
-        for moment in np.unique(t[e]):
-            risk = t >= moment
-            n, n1 = risk.sum(), (risk & g).sum()
-            now = (t == moment) & e
-            d = now.sum()
-            excess += (now & g).sum() - d * n1 / n
-            if n > 1:
-                variance += d * (n1 / n) * (1 - n1 / n) * (n - d) / (n - 1)
-    return float(chi2.sf(excess**2 / variance, 1)) if variance > 0 else float("nan")
-
-
-def hazard_ratio(
-    time: Floats, event: NDArray[np.bool_], high: NDArray[np.bool_], strata: NDArray, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Hazard ratio of the group with its interval, from a Cox model with one baseline a stratum (Breslow ties).
-
-    Returns
-    -------
-    ratio, low, high : float
-        NaN where it is not finite: a group without an event, or one group only.
-    """
-    from scipy.stats import norm
-
-    sets = []  # of each event: share of the risk set in the group's terms, solved by Newton below
-    for stratum in np.unique(strata):
-        part = strata == stratum
-        t, e, g = time[part], event[part], high[part]
-        sets += [((t >= m) & g, (t >= m) & ~g, (t == m) & e, g) for m in np.unique(t[e])]
-    if not sets:
-        return float("nan"), float("nan"), float("nan")
-    n1 = np.array([s[0].sum() for s in sets], float)
-    n0 = np.array([s[1].sum() for s in sets], float)
-    d = np.array([s[2].sum() for s in sets], float)
-    d1 = np.array([(s[2] & s[3]).sum() for s in sets], float)
-    mixed = (n1 > 0) & (n0 > 0)
-    n1, n0, d, d1 = n1[mixed], n0[mixed], d[mixed], d1[mixed]
-    if d1.sum() in (0, d.sum()):
-        return float("nan"), float("nan"), float("nan")
-    beta = 0.0
-    for _ in range(50):
-        share = n1 * np.exp(beta) / (n1 * np.exp(beta) + n0)
-        information = (d * share * (1 - share)).sum()
-        move = float(np.clip((d1 - d * share).sum() / information, -1, 1))
-        beta += move
-        if abs(move) < 1e-10:
-            break
-    share = n1 * np.exp(beta) / (n1 * np.exp(beta) + n0)
-    wide = norm.ppf(0.5 + confidence / 2) / np.sqrt((d * share * (1 - share)).sum())
-    return float(np.exp(beta)), float(np.exp(beta - wide)), float(np.exp(beta + wide))
+        rows = np.flatnonzero(strata == stratum)
+        rows = rows[np.argsort(time[rows], kind="stable")]
+        t, e, g = time[rows], event[rows], hot[rows]
+        moments, which = np.unique(t[e], return_inverse=True)
+        at_risk = np.cumsum(g[::-1], axis=0)[::-1][np.searchsorted(t, moments)]
+        now = np.zeros_like(at_risk)
+        np.add.at(now, which, g[e])
+        n, d = at_risk.sum(1), now.sum(1)
+        share = at_risk / n[:, None]
+        excess += (now - d[:, None] * share).sum(0)
+        spread = d * (n - d) / np.maximum(n - 1, 1)
+        covariance += np.diag(spread @ share) - (spread[:, None] * share).T @ share
+    values, vectors = np.linalg.eigh(covariance)
+    inside = values > 1e-10 * values.max()  # the groups' excesses sum to nought: one direction at least has no variance
+    if not inside.any():
+        return float("nan")
+    statistic = ((excess @ vectors[:, inside]) ** 2 / values[inside]).sum()
+    return float(chi2.sf(statistic, int(inside.sum())))

@@ -1,4 +1,4 @@
-"""Stratified Cox models: fit, proportional hazards, and a one-covariate fit on every resample at once."""
+"""Stratified Cox models: fit, two groups, proportional hazards, and one covariate on every resample at once."""
 
 from __future__ import annotations
 
@@ -108,6 +108,29 @@ def fit(time: Floats, event: NDArray[np.bool_], x: Floats, strata: NDArray) -> C
             return nothing
         covariance[inner] = np.linalg.inv(information[inner])
     return CoxFit(np.where(good, beta, np.nan), covariance, loglik, n, events)
+
+
+def hazard_ratio(
+    time: Floats, event: NDArray[np.bool_], high: NDArray[np.bool_], strata: NDArray, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Hazard ratio of a group against the rest with its interval: `fit`, so Efron's ties and one baseline a stratum.
+
+    Parameters
+    ----------
+    time, event : ndarray, shape (n,)
+    high : ndarray of bool, shape (n,)
+        The group.
+    strata : ndarray, shape (n,)
+    confidence : float
+
+    Returns
+    -------
+    ratio, low, high : float
+        NaN where it is not finite: a group without an event, or one group only.
+    """
+    fitted = fit(time, event, high[:, None].astype(float), strata)
+    low, upper = fitted.interval(confidence)
+    return float(np.exp(fitted.beta[0])), float(low[0]), float(upper[0])
 
 
 def schoenfeld_residuals(

@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histostudy.evaluation.bootstrap import interval
+from histostudy.evaluation.bootstrap import BAND_RESAMPLES, interval
 from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.metrics.classification import Classes, probabilities, truth_codes
 from histostudy.evaluation.metrics.kernels import Floats, mean_of, nanmean, ratio, tie_starts
 
 #: Points of a curve.
 GRID = np.linspace(0, 1, 101)
-#: Bands rest on at most this many resamples.
-BAND_RESAMPLES = 500
 CALIBRATION_BINS = 8
 
 

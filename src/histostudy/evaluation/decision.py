@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from histostudy.evaluation.curves import BAND_RESAMPLES
+from histostudy.evaluation.bootstrap import BAND_RESAMPLES
 from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.metrics.classification import Classes
 from histostudy.evaluation.metrics.kernels import Floats
@@ -55,7 +55,7 @@ def decision_curve(
     model : str
     runs : sequence of Run
     weights : ndarray, shape (B, P)
-        Resampling weights of the task's patients; at most 500 resamples are used.
+        Resampling weights of the task's patients; at most `BAND_RESAMPLES` are used.
     classes : Classes
     confidence : float
 

@@ -10,15 +10,17 @@ import numpy as np
 import pandas as pd
 
 from histostudy.evaluation.bootstrap import Floats, interval
-from histostudy.evaluation.metrics import classification, survival
+from histostudy.evaluation.comparison import MAIN_METRIC
+from histostudy.evaluation.metrics import classification, regression, survival
 from histostudy.evaluation.metrics.base import Evaluate
-from histostudy.evaluation.metrics.kernels import nanmean, pearson
-from histostudy.evaluation.runs import resampling
+from histostudy.evaluation.metrics.kernels import nanmean
+from histostudy.evaluation.runs import classes_of, events_of, resampling
 from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
     from histostudy.cohort.outcomes import Outcome
-    from histostudy.study import Study, Task
+    from histostudy.study import Study
+    from histostudy.tasks import Task
 
 #: Choices of an epoch, in the order of the table.
 LAST, INNER, REPORTED = "last", "inner", "best on the reported fold"
@@ -68,8 +70,8 @@ def epoch_tables(study: Study, task: Task, folders: Mapping[str, Path], outcome:
             values[LAST].append((float(estimate[-1]), draws[-1]))
             values[INNER].append((float(estimate[inner]), draws[inner]))
             values[REPORTED].append((float(np.nanmax(estimate)), _best_of(draws)))
-        scored.append(pd.DataFrame(points).assign(metric=METRIC[task.kind]))
-        events = int((once["event"] > 0).sum()) if "event" in once else None
+        scored.append(pd.DataFrame(points).assign(metric=MAIN_METRIC[task.kind]))
+        events = events_of(task, once, outcome)
         last, last_draws = _mean(values[LAST])
         for choice, parts in values.items():
             value, resampled = _mean(parts)
@@ -81,9 +83,6 @@ def epoch_tables(study: Study, task: Task, folders: Mapping[str, Path], outcome:
     if not scored:
         return {}
     return {"epochs": pd.concat(scored, ignore_index=True), "epoch_choice": pd.DataFrame(choices)}
-
-
-METRIC = {"survival": "c_harrell", "classification": "auroc", "regression": "pearson"}
 
 
 def _scores(
@@ -103,13 +102,8 @@ def _evaluate(frame: pd.DataFrame, task: Task, outcome: Outcome) -> Evaluate:
     if task.kind == "survival":
         return survival.c_harrell(frame, frame, survival.Horizon(float("nan"), np.empty(0)))
     if task.kind == "classification":
-        names = tuple(outcome.classes)
-        classes = classification.Classes(names, str(getattr(task, "positive", None) or names[-1]))
-        auroc = next(metric for metric in classification.METRICS if metric.name == "auroc")
-        assert auroc.prepare is not None
-        return auroc.prepare(frame, frame, classes)
-    truth, predicted = (frame[[c]].to_numpy(float) for c in ("truth", "prediction"))
-    return lambda w: pearson(w, truth, predicted)[:, 0]
+        return classification.auroc(frame, frame, classes_of(task, outcome))
+    return regression.pearson(frame, frame, None)
 
 
 def _best(run: Path) -> int:

@@ -12,14 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from histostudy.evaluation.censoring import hazard_ratio, log_rank
+from histostudy.evaluation.censoring import log_rank
+from histostudy.evaluation.cox import hazard_ratio
 from histostudy.evaluation.metrics.base import Run
-from histostudy.evaluation.metrics.kernels import Floats, concordance
-from histostudy.evaluation.metrics.survival import outcome, rank_within_run
+from histostudy.evaluation.metrics.kernels import Floats, concordance, tie_starts
+from histostudy.evaluation.metrics.survival import TIED, outcome, rank_within_run
 from histostudy.evaluation.runs import CUTOFF
 
 TRAINING, RANK, RAW = "training median", "rank within fold", "raw risk pooled"
-POOLING_COLUMNS = ["model", "pooling", "logrank_p", "hazard_ratio", "low", "high", "c_pooled", "n", "events"]
+POOLING_COLUMNS = [
+    "model", "pooling", "logrank_p", "hazard_ratio", "low", "high", "c_pooled", "n", "events", "distinct",
+]  # fmt: skip
 
 
 class Pooled(NamedTuple):
@@ -74,22 +77,17 @@ def pooling(model: str, runs: Sequence[Run], confidence: float) -> pd.DataFrame:
     -------
     DataFrame
         model, pooling, logrank_p and hazard_ratio with low and high (stratified by run, except for the raw pooled
-        risk), c_pooled (Harrell's concordance of the rule's score over all patients), n, events.
+        risk), c_pooled (Harrell's concordance of the rule's score over all patients), n, events, distinct (different
+        risks among the patients, the same in each row: a network that says nearly the same of everybody has few).
     """
     rows: list[dict[str, Any]] = []
-    for part in pooled_strata(runs):
+    parts = pooled_strata(runs)
+    risks = next(part.score for part in parts if part.pooling == RAW)
+    distinct = tie_starts(np.sort(risks), TIED).size
+    for part in parts:
         ratio, low, high = hazard_ratio(part.time, part.event, part.high, part.strata, confidence)
         c = concordance(np.ones((1, part.time.size)), part.time, part.event, part.score)[0]
         row = {"model": model, "pooling": part.pooling, "hazard_ratio": ratio, "low": low, "high": high}
         row |= {"logrank_p": log_rank(part.time, part.event, part.high, part.strata), "c_pooled": float(c)}
-        rows.append(row | {"n": part.time.size, "events": int(part.event.sum())})
+        rows.append(row | {"n": part.time.size, "events": int(part.event.sum()), "distinct": distinct})
     return pd.DataFrame(rows, columns=POOLING_COLUMNS)
-
-
-def fold_facts(runs: Sequence[Run]) -> pd.DataFrame:
-    """Patients and events in the test part of each run: repeat, fold, n, events."""
-    rows = [
-        {"repeat": run.repeat, "fold": run.fold, "n": len(run.frame), "events": int((run.frame["event"] > 0).sum())}
-        for run in runs
-    ]
-    return pd.DataFrame(rows)

@@ -12,9 +12,11 @@ import pandas as pd
 from histostudy.errors import StudyError
 from histostudy.evaluation.bootstrap import Floats, bootstrap_weights
 from histostudy.evaluation.metrics.base import Run
+from histostudy.evaluation.metrics.classification import Classes
 
 if TYPE_CHECKING:
     from histostudy.cohort.outcomes import Outcome
+    from histostudy.tasks import Task
 
 KEYS = ("patient_id", "repeat", "fold", "task", "model")
 #: Column with the median risk of the patients a run was trained on; strata of Kaplan-Meier are cut there.
@@ -109,6 +111,22 @@ def resampling(
     once = tested.drop_duplicates("patient_id")
     strata = once["fold"].to_numpy() if len(once) == len(tested) else np.zeros(len(once), int)
     return once, bootstrap_weights(strata, resamples, seed, None if groups is None else groups(once))
+
+
+def classes_of(task: Task, outcome: Outcome) -> Classes:
+    """Classes of a classification task; of two, the positive one is the study's or the last in order."""
+    names = tuple(str(c) for c in outcome.classes)
+    positive = getattr(task, "positive", None)
+    return Classes(names, str(positive) if positive is not None else names[-1])
+
+
+def events_of(task: Task, rows: pd.DataFrame, outcome: Outcome) -> int | None:
+    """Events among some predictions, positives of two classes; None where the word has no meaning."""
+    if task.kind == "survival":
+        return int((rows["event"] > 0).sum())
+    if task.kind == "classification" and len(outcome.classes) == 2:
+        return int((rows["truth"].astype(str) == classes_of(task, outcome).positive).sum())
+    return None
 
 
 def check(predictions: Mapping[str, pd.DataFrame], task: str) -> None:

@@ -17,12 +17,13 @@ from histostudy.evaluation.comparison import MAIN_METRIC, Pair, compare, pair_ru
 from histostudy.evaluation.delong import delong_test
 from histostudy.evaluation.metrics import classification, regression, survival
 from histostudy.evaluation.metrics.base import Metric, Run, Values, evaluate
-from histostudy.evaluation.runs import check, resampling, runs_of, training_outcomes
+from histostudy.evaluation.runs import check, classes_of, events_of, resampling, runs_of, training_outcomes
 from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
     from histostudy.cohort.outcomes import Outcome
-    from histostudy.study import Study, Task
+    from histostudy.study import Study
+    from histostudy.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def evaluate_task(
     else:
         tables, pair, main = _metrics(task, runs, weights, compared.confidence, outcome)
     metrics = pd.concat(tables, ignore_index=True)
-    metrics["task"], metrics["n"], metrics["events"] = task.name, len(once), _events(task, once, outcome)
+    metrics["task"], metrics["n"], metrics["events"] = task.name, len(once), events_of(task, once, outcome)
     wanted = [c for c in METRIC_COLUMNS if c in metrics]
     comparison = compare(
         task.name, MAIN_METRIC[task.kind], list(runs), pair, references,
@@ -115,16 +116,9 @@ def evaluate_task(
     shown = _appendix(task, runs, weights, compared.confidence, outcome, metrics, splits, beside, study.seed)
     if main:
         shown["folds"] = appendix.folds(
-            MAIN_METRIC[task.kind], main, runs, lambda run: _events(task, run.frame, outcome)
+            MAIN_METRIC[task.kind], main, runs, lambda run: events_of(task, run.frame, outcome)
         )
     return Evaluation(metrics[wanted], comparison, {n: t.reset_index(drop=True) for n, t in shown.items()})
-
-
-def classes_of(task: Task, outcome: Outcome) -> classification.Classes:
-    """Classes of a classification task; of two, the positive one is the study's or the last in order."""
-    names = tuple(str(c) for c in outcome.classes)
-    positive = getattr(task, "positive", None)
-    return classification.Classes(names, str(positive) if positive is not None else names[-1])
 
 
 def _blocks(once: pd.DataFrame, places: pd.DataFrame | None) -> np.ndarray | None:
@@ -136,13 +130,14 @@ def _blocks(once: pd.DataFrame, places: pd.DataFrame | None) -> np.ndarray | Non
     return block_groups(x, y, slide, BLOCK_UM)
 
 
-#: The metrics of each model, and what pairs two models on the main one.
-Tables = tuple[list[pd.DataFrame], Callable[[str, str], Pair]]
+#: Pairs two models, by name, on the main metric.
+Pairing = Callable[[str, str], Pair]
 
 
 def _metrics(
     task: Task, runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float, outcome: Outcome
-) -> tuple[list[pd.DataFrame], Callable[[str, str], Pair], dict[str, Values]]:
+) -> tuple[list[pd.DataFrame], Pairing, dict[str, Values]]:
+    """The metrics of each model, what pairs two of them, and each model's values of the main metric."""
     horizons = survival.horizons_of(runs) if task.kind == "survival" else {}
     tables: list[pd.DataFrame] = []
     main: dict[str, Values] = {}
@@ -174,7 +169,10 @@ def _metrics(
     return tables, lambda one, other: pair_runs(main[one], main[other]), main
 
 
-def _genes(runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float, references: Sequence[str]) -> Tables:
+def _genes(
+    runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float, references: Sequence[str]
+) -> tuple[list[pd.DataFrame], Pairing]:
+    """The metrics of each model's genes, and what pairs two models."""
     tables: list[pd.DataFrame] = []
     shared: dict[str, dict[str, expression.Shared]] = {}
     defined = {model: expression.defined_genes(parts) for model, parts in runs.items()}
@@ -193,15 +191,6 @@ def _genes(runs: Mapping[str, Sequence[Run]], weights: Floats, confidence: float
         return Pair(mine.estimate - theirs.estimate, mine.resampled - theirs.resampled, mine.runs)
 
     return tables, pair
-
-
-def _events(task: Task, once: pd.DataFrame, outcome: Outcome) -> int | None:
-    """Events, positives of two classes; None where the word has no meaning."""
-    if task.kind == "survival":
-        return int((once["event"] > 0).sum())
-    if task.kind == "classification" and len(outcome.classes) == 2:
-        return int((once["truth"].astype(str) == classes_of(task, outcome).positive).sum())
-    return None
 
 
 def _appendix(

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from histostudy.errors import StudyError
 from histostudy.evaluation.bootstrap import interval
-from histostudy.evaluation.censoring import life_table
 from histostudy.evaluation.expression import ALL, columns, genes_of
 from histostudy.evaluation.metrics import kernels
 from histostudy.evaluation.metrics.base import Run
@@ -65,17 +64,9 @@ class Centroids:
 
         NaN where a row is constant over the genes.
         """
-        from scipy.stats import rankdata
-
         genes = list(self.values.index)
         centred = expression[genes].to_numpy(float) - self.medians[genes].to_numpy(float)
-        both = []
-        for x in (centred, self.values.to_numpy(float).T):
-            ranks = rankdata(x, axis=1)
-            ranks -= ranks.mean(1, keepdims=True)
-            length = np.sqrt((ranks**2).sum(1, keepdims=True))
-            both.append(ranks / np.where(length > 0, length, np.nan))
-        return both[0] @ both[1].T
+        return kernels.standard_ranks(centred) @ kernels.standard_ranks(self.values.to_numpy(float).T).T
 
     def calls(self, expression: pd.DataFrame) -> NDArray[np.str_]:
         """The nearest subtype of each row; the first of the table where two are as near."""
@@ -265,65 +256,3 @@ def agreement(w: Floats, one: NDArray, two: NDArray, classes: int) -> tuple[Floa
         first, second = (w @ hot[x] / np.where(total > 0, total, np.nan)[:, None] for x in (one, two))
     chance = (first * second).sum(1)
     return accuracy, kernels.ratio(accuracy - chance, np.where(1 - chance > 1e-12, 1 - chance, 0.0))
-
-
-def km_of_groups(time: Floats, event: NDArray, group: NDArray, strata: NDArray, confidence: float) -> pd.DataFrame:
-    """Kaplan-Meier curves of two or more groups, with their stratified log-rank p.
-
-    Parameters
-    ----------
-    time, event : ndarray, shape (n,)
-        Follow-up in days, and whether it ended in the event.
-    group : ndarray of str, shape (n,)
-        Such as the predicted subtype.
-    strata : ndarray, shape (n,)
-        The run that tested each patient.
-    confidence : float
-
-    Returns
-    -------
-    DataFrame
-        stratum (the group), time_days, survival, low, high, at_risk, events: a row each distinct time, from day 0;
-        and p of the whole comparison, the same in each row.
-    """
-    time, event, group = np.asarray(time, float), np.asarray(event).astype(bool), np.asarray(group, str)
-    p = log_rank_groups(time, event, group, strata)
-    tables = []
-    for name in np.unique(group):
-        mine = group == name
-        life = life_table(time[mine], event[mine], confidence)
-        steps = {"time_days": life.time, "survival": life.survival, "low": life.low, "high": life.high}
-        table = pd.DataFrame(steps | {"at_risk": life.at_risk, "events": life.events})
-        start = {"time_days": 0.0, "survival": 1.0, "low": 1.0, "high": 1.0, "at_risk": mine.sum(), "events": 0.0}
-        table = pd.concat([pd.DataFrame([start]), table[table["time_days"] > 0]], ignore_index=True)
-        tables.append(table.assign(stratum=name))
-    names = ["stratum", "time_days", "survival", "low", "high", "at_risk", "events"]
-    return pd.concat(tables, ignore_index=True)[names].assign(p=p)
-
-
-def log_rank_groups(time: Floats, event: NDArray[np.bool_], group: NDArray, strata: NDArray) -> float:
-    """P-value of the log-rank test of k groups; observed minus expected and its covariance are summed over strata.
-
-    Chi-square with one degree of freedom fewer than there are groups that are ever at risk beside another. NaN where
-    that is none.
-    """
-    from scipy.stats import chi2
-
-    names, codes = np.unique(group, return_inverse=True)
-    hot = np.eye(names.size)[codes]
-    excess, variance = np.zeros(names.size), np.zeros((names.size, names.size))
-    for stratum in np.unique(strata):
-        part = np.asarray(strata) == stratum
-        t, e, g = time[part], event[part], hot[part]
-        for moment in np.unique(t[e]):
-            at_risk = g[t >= moment].sum(0)
-            now = g[(t == moment) & e].sum(0)
-            n, d = at_risk.sum(), now.sum()
-            share = at_risk / n
-            excess += now - d * share
-            if n > 1:
-                variance += d * (n - d) / (n - 1) * (np.diag(share) - np.outer(share, share))
-    df = int(np.linalg.matrix_rank(variance))
-    if df == 0:
-        return float("nan")
-    return float(chi2.sf(excess @ np.linalg.pinv(variance) @ excess, df))

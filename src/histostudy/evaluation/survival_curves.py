@@ -1,67 +1,38 @@
-"""Curves of survival as tidy tables: Kaplan-Meier by predicted risk, calibration at the horizons."""
+"""Curves of survival as tidy tables: Kaplan-Meier by predicted risk or by group, calibration at the horizons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histostudy.evaluation.censoring import hazard_ratio, life_table, log_rank
+from histostudy.evaluation.censoring import life_table, log_rank
+from histostudy.evaluation.cox import hazard_ratio
 from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.metrics.kernels import Floats
 from histostudy.evaluation.metrics.survival import outcome
-from histostudy.evaluation.pooling import TRAINING, pooled_strata
-from histostudy.evaluation.runs import CUTOFF, pool_predictions
+from histostudy.evaluation.pooling import TRAINING, Pooled, pooled_strata
+from histostudy.evaluation.runs import pool_predictions
 
 STRATA = ("low risk", "high risk")
 CALIBRATION_GROUPS = 3
 
 
-def strata(runs: Sequence[Run]) -> tuple[pd.DataFrame, str]:
-    """Patients called high or low risk without looking at another fold's test part.
-
-    The cut is the median risk of each run's training part where the run tells it; else the median within
-    the fold's test part. Raw risks of several runs are never pooled: their offsets alone separate curves.
-
-    Returns
-    -------
-    table : DataFrame
-        patient_id, time, event, high (bool), fold; the first repeat of each patient.
-    rule : str
-        Which cut it was, for the caption.
-    """
-    known = all(CUTOFF in run.frame and run.frame[CUTOFF].notna().all() for run in runs)
-    parts = []
-    for run in runs:
-        time, event, risk = outcome(run.frame)
-        if known:
-            high = risk > run.frame[CUTOFF].to_numpy(float)
-        else:
-            high = risk > np.median(risk)
-        columns = {"patient_id": run.frame["patient_id"], "time": time, "event": event, "high": high}
-        parts.append(pd.DataFrame(columns).assign(fold=f"r{run.repeat}f{run.fold}"))
-    table = pd.concat(parts, ignore_index=True).drop_duplicates("patient_id", ignore_index=True)
-    return table, "median risk of the training part" if known else "median risk within the fold"
-
-
 def kaplan_meier(model: str, runs: Sequence[Run], confidence: float) -> pd.DataFrame:
-    """Kaplan-Meier curves of the patients called low and high risk.
+    """Kaplan-Meier curves of the patients called low and high risk without a look at another fold's test part.
+
+    Cut at the median risk of each run's training part where every run tells it, else by rank within the fold (see
+    `pooling.pooled_strata`). Raw risks of several runs are never pooled: their offsets alone separate curves.
 
     Returns
     -------
     DataFrame
         model, stratum, time_days, survival, low, high, at_risk, events: a row each distinct time, from day 0;
-        and of the whole comparison p (log-rank stratified by fold), hr, hr_low, hr_high, rule. Empty where
-        one stratum is.
+        and of the whole comparison p (log-rank stratified by fold), hr, hr_low, hr_high (Cox, see
+        `cox.hazard_ratio`), rule. Empty where one stratum is.
     """
-    table, rule = strata(runs)
-    high = table["high"].to_numpy(bool)
-    if high.all() or not high.any():
-        return pd.DataFrame()
-    time, event, fold = table["time"].to_numpy(float), table["event"].to_numpy(bool), table["fold"].to_numpy(str)
-    return _two_curves(model, time, event, high, fold, rule, confidence)
+    return _two_curves(model, pooled_strata(runs)[0], confidence)
 
 
 def km_pooled(model: str, runs: Sequence[Run], confidence: float) -> pd.DataFrame:
@@ -73,44 +44,62 @@ def km_pooled(model: str, runs: Sequence[Run], confidence: float) -> pd.DataFram
         As `kaplan_meier`, with a column `pooling` (see `pooling.pooled_strata`); the log-rank test of the raw pooled
         risk ignores the fold, as it is often published.
     """
-    out = []
-    for part in pooled_strata(runs):
-        if part.pooling != TRAINING and part.high.any() and not part.high.all():
-            curves = _two_curves(model, part.time, part.event, part.high, part.strata, part.pooling, confidence)
-            out.append(curves.assign(pooling=part.pooling))
+    parts = [part for part in pooled_strata(runs) if part.pooling != TRAINING]
+    out = [_two_curves(model, part, confidence).assign(pooling=part.pooling) for part in parts]
+    out = [table for table in out if len(table)]
     return pd.concat(out, ignore_index=True) if out else pd.DataFrame()
 
 
-def _two_curves(
-    model: str,
+def _two_curves(model: str, part: Pooled, confidence: float) -> pd.DataFrame:
+    """Curves of low and high risk with the hazard ratio of the two; empty where all are called alike."""
+    if part.high.all() or not part.high.any():
+        return pd.DataFrame()
+    names = np.array(STRATA)[part.high.astype(int)]
+    curves = km_of_groups(part.time, part.event, names, part.strata, confidence, STRATA)
+    ratio, low, high = hazard_ratio(part.time, part.event, part.high, part.strata, confidence)
+    curves.insert(0, "model", model)
+    return curves.assign(hr=ratio, hr_low=low, hr_high=high, rule=part.pooling)
+
+
+def km_of_groups(
     time: Floats,
     event: np.ndarray,
-    high: np.ndarray,
+    group: np.ndarray,
     strata: np.ndarray,
-    rule: str,
     confidence: float,
+    order: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    ratio, low_end, high_end = hazard_ratio(time, event, high, strata, confidence)
-    about: dict[str, Any] = {
-        "p": log_rank(time, event, high, strata),
-        "hr": ratio,
-        "hr_low": low_end,
-        "hr_high": high_end,
-        "rule": rule,
-    }
-    out = []
-    for name, part in zip(STRATA, (~high, high), strict=True):
-        steps = life_table(time[part], event[part], confidence)
-        body = pd.DataFrame(
-            {"time_days": steps.time, "survival": steps.survival, "low": steps.low, "high": steps.high}
-            | {"at_risk": steps.at_risk.astype(int), "events": steps.events.astype(int)}
-        )
-        start = {"time_days": 0.0, "survival": 1.0, "low": 1.0, "high": 1.0, "at_risk": int(part.sum()), "events": 0}
-        body = pd.concat([pd.DataFrame([start]), body[body["time_days"] > 0]], ignore_index=True)
-        out.append(body.assign(model=model, stratum=name, **about))
-    first = ["model", "stratum"]
-    tables = pd.concat(out, ignore_index=True)
-    return tables[first + [c for c in tables.columns if c not in first]]
+    """Kaplan-Meier curves of two or more groups, with their stratified log-rank p.
+
+    Parameters
+    ----------
+    time, event : ndarray, shape (n,)
+        Follow-up in days, and whether it ended in the event.
+    group : ndarray of str, shape (n,)
+        Such as the predicted subtype.
+    strata : ndarray, shape (n,)
+        The run that tested each patient.
+    confidence : float
+    order : sequence of str, optional
+        The groups in the order of the table; else by name.
+
+    Returns
+    -------
+    DataFrame
+        stratum (the group), time_days, survival, low, high, at_risk, events: a row each distinct time, from day 0;
+        and p of the whole comparison, the same in each row.
+    """
+    tables = []
+    for name in order or np.unique(group):
+        mine = group == name
+        life = life_table(time[mine], event[mine], confidence)
+        steps = {"time_days": life.time, "survival": life.survival, "low": life.low, "high": life.high}
+        counts = {"at_risk": life.at_risk.astype(int), "events": life.events.astype(int)}
+        table = pd.DataFrame({"stratum": name} | steps | counts)
+        start = {"stratum": name, "time_days": 0.0, "survival": 1.0, "low": 1.0, "high": 1.0}
+        start |= {"at_risk": int(mine.sum()), "events": 0}
+        tables += [pd.DataFrame([start]), table[table["time_days"] > 0]]
+    return pd.concat(tables, ignore_index=True).assign(p=log_rank(time, event, group, strata))
 
 
 def calibration(model: str, runs: Sequence[Run], horizons: Sequence[int], confidence: float) -> pd.DataFrame:

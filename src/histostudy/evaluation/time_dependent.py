@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from histostudy.evaluation.bootstrap import BAND_RESAMPLES
 from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.metrics.kernels import Floats, mean_of, nanmean
 from histostudy.evaluation.metrics.survival import (
@@ -19,9 +20,8 @@ from histostudy.evaluation.metrics.survival import (
 
 #: Most points of a curve.
 POINTS = 40
-#: Bands rest on at most this many resamples.
-BAND_RESAMPLES = 500
-MONTH_DAYS = 365.25 / 12
+YEAR_DAYS = 365.25
+MONTH_DAYS = YEAR_DAYS / 12
 #: The grid's steps, months: the finest that needs no more than `POINTS`.
 STEPS_MONTHS = (1, 2, 3, 6, 12, 24, 60)
 #: A curve ends where this share of the test patients is still followed: beyond it rests on few.
@@ -56,7 +56,7 @@ def td_auc(model: str, runs: Sequence[Run], weights: Floats, confidence: float) 
     model : str
     runs : sequence of Run
     weights : ndarray, shape (B, P)
-        Resampling weights of the task's patients; the first 500 are used.
+        Resampling weights of the task's patients; the first `BAND_RESAMPLES` are used.
     confidence : float
 
     Returns
@@ -88,7 +88,7 @@ def brier_curve(model: str, runs: Sequence[Run], weights: Floats, confidence: fl
     model : str
     runs : sequence of Run
     weights : ndarray, shape (B, P)
-        Resampling weights of the task's patients; the first 500 are used.
+        Resampling weights of the task's patients; the first `BAND_RESAMPLES` are used.
     confidence : float
 
     Returns

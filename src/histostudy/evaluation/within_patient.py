@@ -10,7 +10,7 @@ import pandas as pd
 from histostudy.evaluation.bootstrap import interval
 from histostudy.evaluation.expression import aligned, columns, genes_of
 from histostudy.evaluation.metrics.base import Run
-from histostudy.evaluation.metrics.kernels import Floats, mean_of, nanmean, ratio
+from histostudy.evaluation.metrics.kernels import Floats, mean_of, nanmean, ratio, standard_ranks
 
 RAW, CENTRED = "across genes", "gene-centred"
 COLUMNS = [
@@ -84,7 +84,7 @@ def within_patients(
 
 def _coefficients(truth: Floats, predicted: Floats) -> tuple[Floats, float]:
     """Spearman's coefficient of each row with its own prediction (n,), and the mean over all other pairs of rows."""
-    a, b = _standard_ranks(truth), _standard_ranks(predicted)
+    a, b = standard_ranks(truth), standard_ranks(predicted)
     own = np.einsum("ig,ig->i", a, b)
     good_a, good_b, good = (np.isfinite(x).all(1) for x in (a, b, own[:, None]))
     pairs = good_a.sum() * good_b.sum() - good.sum()
@@ -92,17 +92,6 @@ def _coefficients(truth: Floats, predicted: Floats) -> tuple[Floats, float]:
         return own, float("nan")
     everything = float(a[good_a].sum(0) @ b[good_b].sum(0))  # the sum over all pairs, without making them
     return own, (everything - float(own[good].sum())) / float(pairs)
-
-
-def _standard_ranks(x: Floats) -> Floats:
-    """Ranks within each row, centred and of unit length; NaN where a row is constant."""
-    from scipy.stats import rankdata
-
-    constant = np.ptp(x, axis=1) <= 1e-12 * np.maximum(np.abs(x).max(1), 1e-300)
-    ranks = rankdata(x, axis=1)
-    ranks -= ranks.mean(1, keepdims=True)
-    length = np.sqrt((ranks**2).sum(1))
-    return ranks / np.where(constant | (length == 0), np.nan, length)[:, None]
 
 
 def _medians(w: Floats, values: Floats) -> Floats:

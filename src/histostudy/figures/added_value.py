@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from histostudy.figures import style
-from histostudy.figures.cox_forest import beside
 from histostudy.figures.registry import figure
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def added_value(table: pd.DataFrame) -> Figure:
             title, labels = _names(part, varies)
             _section(ax, part, labels, limits)
             ax.set_title(title)
-            beside(ax, -0.85, HEADS, COLUMNS, weight="bold")
+            style.beside(ax, -0.85, HEADS, COLUMNS, weight="bold")
         axes[-1].xaxis.set_major_locator(MaxNLocator(5))
         axes[-1].set_xlabel("Harrell's c, mean over runs (dotted: 0.5, no discrimination)")
     return fig
@@ -76,7 +75,7 @@ def _section(ax: Axes, part: pd.DataFrame, labels: list[str], limits: tuple[floa
             ax.axhspan(row - 0.5, row + 0.5, color="#F6F6F6", linewidth=0, zorder=0)
         size = f"{int(one.n)} / {int(one.events)}" if np.isfinite([one.n, one.events]).all() else ""
         if not np.isfinite([one.chi2, one.p]).all():
-            beside(ax, row, ("undefined", "", "", size), COLUMNS)
+            style.beside(ax, row, ("undefined", "", "", size), COLUMNS)
             continue
         tone = style.OKABE_ITO[0] if one.p < 0.05 else style.GREY
         ax.plot([one.c_base, one.c_both], [row, row], color=tone, linewidth=1.6, zorder=1)
@@ -84,7 +83,7 @@ def _section(ax: Axes, part: pd.DataFrame, labels: list[str], limits: tuple[floa
         ax.plot(one.c_both, row, "o", color=tone, markersize=4)  # inside the ring where nothing changes
         p = style.p_text(one.p).removeprefix("p ").removeprefix("= ")
         change = f"{one.c_base:.3f} \u2192 {one.c_both:.3f}"
-        beside(ax, row, (change, f"{one.chi2:.1f} ({int(one.df)})", p, size), COLUMNS)
+        style.beside(ax, row, (change, f"{one.chi2:.1f} ({int(one.df)})", p, size), COLUMNS)
     ax.set_yticks(range(len(part)), labels)
     ax.set(xlim=limits, ylim=(len(part) - 0.5, -1.2))
     ax.tick_params(axis="y", length=0)

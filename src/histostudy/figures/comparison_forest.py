@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     kinds=("classification", "survival", "regression", "expression"),
     table="comparison",
     category="results",
-    caption="Difference of each model from the reference on the same resamples of the same patients, with its"
-    " bootstrap interval; right of zero the model is better. p is corrected over the models compared "
-    "with one reference. Filled: corrected p below 0.05.",
+    caption="Difference of each model from the reference on the same resamples of the same patients (of spots: of the "
+    "same blocks of neighbours), with its bootstrap interval; right of zero the model is better. p is corrected over "
+    "the models compared with one reference. Filled: corrected p below 0.05.",
 )
-def comparison_forest(table: pd.DataFrame) -> Figure:
-    """Draw the comparison of a task: model, reference, metric, difference, low, high, p_adjusted, n."""
+def comparison_forest(table: pd.DataFrame, *, noun: str = "patients") -> Figure:
+    """Draw the comparison of a task: model, reference, metric, difference, low, high, p_adjusted, n.
+
+    `noun` is what n counts: patients or spots.
+    """
     if not len(table):
         return style.empty("No comparison: there is one model only.")
     references = style.ordered(table, "reference")
@@ -58,5 +61,5 @@ def comparison_forest(table: pd.DataFrame) -> Figure:
             ax.spines["left"].set_visible(False)
             ax.grid(axis="x")
         metric, n = label_of(str(table["metric"].iloc[0]))[0], int(table["n"].max())
-        axes[-1].set_xlabel(f"difference in {metric} (n = {n} patients)")
+        axes[-1].set_xlabel(f"difference in {metric} (n = {n} {noun})")
     return fig

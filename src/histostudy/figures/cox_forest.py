@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,7 +71,7 @@ def cox_forest(table: pd.DataFrame, *, reference: str | None = None, confidence:
             _panel(ax, table[table["model"] == model], terms[model], limits)
             ax.set_title(style.shorten(model, 40))
             heads = (f"HR ({confidence:.0%} CI)", "p", "n / events")
-            beside(ax, -0.72, heads, COLUMNS, weight="bold")
+            style.beside(ax, -0.72, heads, COLUMNS, weight="bold")
         ratio_axis(axes[-1], limits)
         axes[-1].set_xlabel("hazard ratio (log scale); right of 1: higher hazard")
         handles, labels = axes[0].get_legend_handles_labels()
@@ -113,7 +113,7 @@ def _panel(ax: Axes, part: pd.DataFrame, terms: list[str], limits: tuple[float, 
             dagger = " \u2020" if np.isfinite(one.ph_p) and one.ph_p < 0.05 else ""
             size = f"{int(one.n)} / {int(one.events)}" if np.isfinite([one.n, one.events]).all() else ""
             p = style.p_text(one.p).removeprefix("p ").removeprefix("= ") if known else ""
-            beside(ax, row + off, (words + dagger, p, size), COLUMNS)
+            style.beside(ax, row + off, (words + dagger, p, size), COLUMNS)
     ax.set_yticks(range(len(terms)), [style.shorten(t, 30) for t in terms])
     ax.set_ylim(len(terms) - 0.5, -0.95)
     ax.set(xscale="log", xlim=limits)
@@ -159,11 +159,3 @@ def ratio_axis(ax: Axes, limits: tuple[float, float]) -> None:
     ticks = [float(t) for t in marks if limits[0] <= t <= limits[1]]
     ax.set_xticks(ticks, [f"{t:.2g}" if t < 1 else f"{t:.3g}" for t in ticks])
     ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def beside(ax: Axes, row: float, words: Iterable[str], at: Sequence[float], weight: str = "normal") -> None:
-    """Words right of the axes at a row, each column `at` points from the edge."""
-    for text, x in zip(words, at, strict=True):
-        if text:
-            ax.annotate(text, (1, row), xycoords=("axes fraction", "data"), xytext=(x, 0), fontsize=6.5,
-                        textcoords="offset points", va="center", color=style.DARK, weight=weight)  # type: ignore[arg-type]  # fmt: skip

@@ -9,7 +9,6 @@ import pandas as pd
 
 from histostudy.figures import style
 from histostudy.figures.registry import figure
-from histostudy.figures.td_auc import TOGETHER, alone, pale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +46,7 @@ def decision_curve(table: pd.DataFrame) -> Figure:
         return style.empty("No decision curve: every patient has one class, or no model says probabilities.")
     classes, models = style.ordered(table, "class"), style.ordered(table, "model")
     looks = style.appearance(models)
-    apart = len(models) > TOGETHER and len(classes) == 1
+    apart = len(models) > style.TOGETHER and len(classes) == 1
     shown = [(classes[0], m) for m in models] if apart else [(c, None) for c in classes]
     with style.style():
         if len(shown) == 1:
@@ -61,10 +60,10 @@ def decision_curve(table: pd.DataFrame) -> Figure:
             for model, curve in part.groupby("model", sort=False):
                 curve = curve.sort_values("threshold")
                 if about is not None and model != about:
-                    ax.plot(curve["threshold"], curve["net_benefit"], **pale(str(model)))
+                    ax.plot(curve["threshold"], curve["net_benefit"], **style.pale(str(model)))
                     continue
-                look = looks[str(model)] if about is None else alone(looks, about)
-                if about is not None or len(models) <= TOGETHER:
+                look = looks[str(model)] if about is None else style.alone(looks, about)
+                if about is not None or len(models) <= style.TOGETHER:
                     ax.fill_between(curve["threshold"], curve["low"], curve["high"], color=look["color"],
                                     alpha=0.15, linewidth=0)  # fmt: skip
                 ax.plot(curve["threshold"], curve["net_benefit"], label=style.shorten(str(model), 32), **look)

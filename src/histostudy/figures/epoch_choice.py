@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from histostudy.evaluation.epochs import INNER, LAST, REPORTED
 from histostudy.figures import style
 from histostudy.figures.metrics_forest import label_of
 from histostudy.figures.registry import figure
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
 
 #: Ways to choose the epoch: short name, colour, mark.
 CHOICES = {
-    "last": ("last", style.OKABE_ITO[0], "o"),
-    "inner": ("inner", style.OKABE_ITO[2], "s"),
-    "best on the reported fold": ("best", style.OKABE_ITO[1], "^"),
+    LAST: ("last", style.OKABE_ITO[0], "o"),
+    INNER: ("inner", style.OKABE_ITO[2], "s"),
+    REPORTED: ("best", style.OKABE_ITO[1], "^"),
 }
-#: Metrics of which less is better.
-LOW_IS_GOOD = ("brier", "ece", "ibs", "mae")
 PER_ROW = 2
 
 
@@ -37,24 +36,21 @@ PER_ROW = 2
     "inner validation part chose, or the best on the very fold that is reported, with bootstrap intervals over "
     "patients. The third is what leaked model selection would report; optimism is its gain over the last epoch.",
 )
-def epoch_choice(table: pd.DataFrame, *, choice: pd.DataFrame | None = None, metric: str | None = None) -> Figure:
+def epoch_choice(table: pd.DataFrame, *, choice: pd.DataFrame | None = None) -> Figure:
     """Draw the study's epochs: model, repeat, fold, epoch, metric, estimate.
 
     Parameters
     ----------
     table : DataFrame
-        A row each model, fold and epoch.
+        A row each model, fold and epoch, of one metric, of which more is better.
     choice : DataFrame, optional
         model, choice, estimate, low, high, difference_to_last, n, events: the values that each way of choosing gives.
-    metric : str, optional
-        The one drawn; else the first of the table.
 
     Returns
     -------
     Figure
     """
     if len(table):
-        table = table[table["metric"] == (metric or style.ordered(table, "metric")[0])]
         table = table[np.isfinite(table["estimate"])]
     if not len(table):
         return style.empty("No metric after each epoch: no model was trained with its trace kept.")
@@ -77,7 +73,7 @@ def epoch_choice(table: pd.DataFrame, *, choice: pd.DataFrame | None = None, met
                 axes.grid(axis="y")
                 if useless is not None:
                     axes.axhline(useless, color=style.GREY, linewidth=0.8, linestyle=":")
-            _lines(ax, table[table["model"] == model], named)
+            _lines(ax, table[table["model"] == model])
             ax.set(ylim=(low, high), xlabel="epoch", ylabel=label_of(named)[0])
             for axes in strip:
                 _values(axes, mine)
@@ -85,15 +81,14 @@ def epoch_choice(table: pd.DataFrame, *, choice: pd.DataFrame | None = None, met
     return fig
 
 
-def _lines(ax: Axes, mine: pd.DataFrame, metric: str) -> None:
+def _lines(ax: Axes, mine: pd.DataFrame) -> None:
     """A thin line a fold with its best epoch, and the mean of all folds."""
     wide = mine.pivot_table(index="epoch", columns=["repeat", "fold"], values="estimate").sort_index()
-    best = np.argmin if metric in LOW_IS_GOOD else np.argmax
     for name in wide:
         one = wide[name].dropna()
         ax.plot(one.index, one, color="#9A9A9A", linewidth=0.6, alpha=0.8)
-        at = int(best(one.to_numpy()))
-        tone, mark = CHOICES["best on the reported fold"][1:]
+        at = int(np.argmax(one.to_numpy()))
+        tone, mark = CHOICES[REPORTED][1:]
         ax.plot(one.index[at], one.iloc[at], mark, color=tone, markersize=3.4, zorder=3, linewidth=0)
     whole = wide.dropna()
     ax.plot(whole.index, whole.mean(axis=1), color="black", linewidth=1.6, zorder=2)
@@ -142,7 +137,6 @@ def _optimism(mine: pd.DataFrame) -> str:
         return " "
     known = mine[np.isfinite(mine["estimate"])].set_index("choice")
     words = ", ".join(f"{CHOICES[c][0]} {known.at[c, 'estimate']:.2f}" for c in CHOICES if c in known.index)
-    best = "best on the reported fold"
-    if best in known.index and np.isfinite(known.at[best, "difference_to_last"]):
-        words += f"; optimism {known.at[best, 'difference_to_last']:+.3f}"
+    if REPORTED in known.index and np.isfinite(known.at[REPORTED, "difference_to_last"]):
+        words += f"; optimism {known.at[REPORTED, 'difference_to_last']:+.3f}"
     return words.replace("-", "\N{MINUS SIGN}") or " "

@@ -8,10 +8,8 @@ import numpy as np
 import pandas as pd
 
 from histostudy.figures import style
-from histostudy.figures.cox_forest import beside
 from histostudy.figures.metrics_forest import label_of
 from histostudy.figures.registry import figure
-from histostudy.figures.td_auc import spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,27 +26,23 @@ MARKERS = "os^Dv<>"
     kinds=("classification", "survival", "regression", "expression"),
     table="folds",
     category="results",
-    caption="The main metric in each test fold (dots; the larger, the more events, or patients where there are none) "
-    "and its mean (bar). Up to seven folds have a mark and colour each, the same for every model. SD: over the folds, "
-    "with n \u2212 1; folds share training patients, so that it is no standard error and must not be tested. "
-    "Dotted line: a useless model.",
+    caption="The main metric in each test fold (dots; the larger, the more events, or the larger the fold where there "
+    "are none) and its mean (bar). Up to seven folds have a mark and colour each, the same for every model. SD: over "
+    "the folds, with n \u2212 1; folds share training patients, so that it is no standard error and must not be "
+    "tested. Dotted line: a useless model.",
 )
-def folds(table: pd.DataFrame, *, metric: str | None = None) -> Figure:
+def folds(table: pd.DataFrame) -> Figure:
     """Draw `curves["folds"]`: model, metric, repeat, fold, estimate, n, events.
 
     Parameters
     ----------
     table : DataFrame
-        A row each model, metric and test fold.
-    metric : str, optional
-        The one drawn; else the first of the table.
+        A row each model and test fold, of one metric.
 
     Returns
     -------
     Figure
     """
-    if len(table):
-        table = table[table["metric"] == (metric or style.ordered(table, "metric")[0])]
     if not len(table) or not np.isfinite(table["estimate"]).any():
         return style.empty("No metric is defined in single folds.")
     models = style.ordered(table, "model")
@@ -72,13 +66,13 @@ def folds(table: pd.DataFrame, *, metric: str | None = None) -> Figure:
                            alpha=0.9 if named else 0.45, linewidth=0, zorder=3)  # fmt: skip
             known = mine.loc[np.isfinite(mine["estimate"]), "estimate"]
             if not len(known):
-                beside(ax, row, ("undefined", "", ""), COLUMNS)
+                style.beside(ax, row, ("undefined", "", ""), COLUMNS)
                 continue
             ax.plot([known.mean()] * 2, [row - 0.36, row + 0.36], color="black", linewidth=1.8, zorder=4)
             sd = f"{known.std(ddof=1):.3f}" if len(known) > 1 else ""
             all_of = f"{len(known)}" if len(known) == len(mine) else f"{len(known)} of {len(mine)}"
-            beside(ax, row, (f"{known.mean():.3f}".replace("-", "\N{MINUS SIGN}"), sd, all_of), COLUMNS)
-        beside(ax, -0.85, ("mean", "SD", "folds"), COLUMNS, weight="bold")
+            style.beside(ax, row, (f"{known.mean():.3f}".replace("-", "\N{MINUS SIGN}"), sd, all_of), COLUMNS)
+        style.beside(ax, -0.85, ("mean", "SD", "folds"), COLUMNS, weight="bold")
         ax.set_yticks(range(len(models)), [style.shorten(m, 32) for m in models])
         ax.set_ylim(len(models) - 0.45, -1.2)
         ax.set_xlabel(f"{title} in each test fold")
@@ -115,5 +109,5 @@ def _fold_name(table: pd.DataFrame, key: tuple[int, int]) -> str:
 
 def _about(part: pd.DataFrame) -> str:
     """``n = 48, 11 events``, as ranges where they differ."""
-    events = f", {spread(part['events'])} events" if part["events"].notna().any() else ""
-    return f"n = {spread(part['n'])}{events}"
+    events = f", {style.spread(part['events'])} events" if part["events"].notna().any() else ""
+    return f"n = {style.spread(part['n'])}{events}"

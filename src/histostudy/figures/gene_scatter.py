@@ -22,28 +22,25 @@ MOST = 6
     kinds=("expression",),
     table="gene_scatter",
     category="results",
-    caption="Predicted against measured expression, one dot a test patient, of the six genes that the model predicts "
-    "best (chosen on these very patients: the other genes are in the table of genes). On the grey line they agree; "
-    "predictions are drawn towards the mean. The model is that whose six genes have the highest mean r. r: Pearson's "
-    "correlation, mean over test folds, with its bootstrap interval over patients.",
+    caption="Predicted against measured expression, one dot a test patient, or a spot of a section, of the six genes "
+    "that the model predicts best (chosen on these very data: the other genes are in the table of genes). On the grey "
+    "line they agree; predictions are drawn towards the mean. The model is that whose six genes have the highest mean "
+    "r. r: Pearson's correlation, mean over test folds, with its bootstrap interval over patients (over blocks of "
+    "neighbouring spots).",
 )
-def gene_scatter(table: pd.DataFrame, *, model: str | None = None, unit: str = "log2(1 + expression)") -> Figure:
-    """Draw `curves["gene_scatter"]`: model, gene, unit_id, truth, prediction [, estimate, low, high].
+def gene_scatter(table: pd.DataFrame, *, unit: str = "log2(1 + expression)") -> Figure:
+    """Draw `curves["gene_scatter"]`, of the model whose genes have the highest mean r.
 
     Parameters
     ----------
     table : DataFrame
-    model : str, optional
-        The one drawn; without it the one whose genes have the highest mean r.
+        model, gene, unit_id, truth, prediction [, estimate, low, high].
     unit : str
         Of the expression.
     """
-    if model is not None and len(table):
-        table = table[table["model"] == model]
     if not len(table):
         return style.empty("No gene has a defined correlation.")
-    if model is None:
-        model = _best(table)
+    model = _best(table)
     table = table[table["model"] == model]
     genes = style.ordered(table, "gene")[:MOST]
     colour = style.OKABE_ITO[0]

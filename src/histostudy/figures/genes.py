@@ -25,16 +25,17 @@ BEST = 8
     kinds=("expression",),
     table="genes",
     category="results",
-    caption="Pearson's r of each gene across test patients (mean over folds), ranked, with bootstrap intervals over "
-    "patients. Blue: well predicted, by SEQUOIA's criterion against the untrained twin where the study has one "
-    "(r above 0 and above the twin's by Steiger's test, error below the twin's), else r above 0 with "
-    "Benjamini-Hochberg q below 0.05 over the model's genes and a squared error below the training mean's. Orange: r "
-    "of the untrained twin. A prediction of every gene's mean has no r.",
+    caption="Pearson's r of each gene across test patients, or spots of sections (mean over folds), ranked, with "
+    "bootstrap intervals over patients (over blocks of neighbouring spots). Blue: well predicted, by SEQUOIA's "
+    "criterion against the untrained twin where the study has one (r above 0 and above the twin's by Steiger's test, "
+    "error below the twin's), else r above 0 with Benjamini-Hochberg q below 0.05 over the model's genes and a squared "
+    "error below the training mean's. Orange: r of the untrained twin. A prediction of every gene's mean has no r.",
 )
-def genes(table: pd.DataFrame) -> Figure:
+def genes(table: pd.DataFrame, *, noun: str = "patients") -> Figure:
     """Draw `curves["genes"]`: model, gene, estimate, low, high, q, n [, skill, well_predicted, untrained_r].
 
     Models without a defined r are left out. Where well predicted genes are not told, those of q < 0.05 are marked.
+    `noun` is what n counts: patients or spots.
     """
     table = table[np.isfinite(table["estimate"])] if len(table) else table
     if not len(table):
@@ -55,7 +56,7 @@ def genes(table: pd.DataFrame) -> Figure:
             else:
                 _curve(ax, part, good, _limits(table))
             ax.set_title(f"{style.shorten(model)}\n{int(good.sum())} of {len(part)} genes {word}", fontsize=7.5)
-            unit = f"Pearson's r (n = {int(part['n'].max())} patients)"
+            unit = f"Pearson's r (n = {int(part['n'].max())} {noun})"
             (ax.set_xlabel if named else ax.set_ylabel)(unit)
         _legend(fig, table, _marked(table)[1], named)
     return fig

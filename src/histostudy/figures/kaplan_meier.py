@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from histostudy.figures import style, survival_panel
 from histostudy.figures.registry import figure
-from histostudy.figures.survival_panel import TONES
+from histostudy.figures.survival_panel import TONES, time_ticks, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-YEAR_DAYS = 365.25
 
 
 @figure(
@@ -23,10 +20,10 @@ YEAR_DAYS = 365.25
     kinds=("survival",),
     table="km",
     category="results",
-    caption="Kaplan-Meier curves of test patients called low and high risk, cut at the median risk of each "
-    "run's training part (or within the test fold where that is not known). Bands: pointwise log-log "
-    "interval; ticks: censored. p: log-rank test, HR: Cox model of the group, both stratified by "
-    "fold. Below: patients at risk.",
+    caption="Kaplan-Meier curves of test patients called low and high risk, cut at the median risk of each run's "
+    "training part (or at the middle rank within the test fold where that is not known). Bands: pointwise log-log "
+    "interval; ticks: censored. p: log-rank test, HR: Cox model of the group, both stratified by fold. Below: patients "
+    "at risk.",
 )
 def kaplan_meier(table: pd.DataFrame) -> Figure:
     """Draw `curves["km"]`: model, stratum, time_days, survival, low, high, at_risk, events, p, hr, hr_low, hr_high."""
@@ -36,14 +33,9 @@ def kaplan_meier(table: pd.DataFrame) -> Figure:
     columns = min(len(models), 2)
     rows = math.ceil(len(models) / columns)
     last = float(table["time_days"].max())
-    years = last > 3 * YEAR_DAYS
-    unit: float
-    unit, name = (YEAR_DAYS, "years") if years else (30.4375, "months") if last > 180 else (1.0, "days")
+    unit, name = time_unit(last)
     with style.style():
-        from matplotlib.ticker import MaxNLocator
-
-        ticks = np.asarray(MaxNLocator(6, steps=[1, 2, 3, 5, 6, 10]).tick_values(0, last / unit))
-        ticks = ticks[(ticks >= 0) & (ticks <= last / unit)]
+        ticks = time_ticks(last, unit)
         fig = style.canvas(3.6 * columns, 3.3 * rows)
         grid = fig.add_gridspec(2 * rows, columns, height_ratios=[1, 0.2] * rows)
         for k, model in enumerate(models):

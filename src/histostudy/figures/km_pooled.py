@@ -9,8 +9,7 @@ import pandas as pd
 
 from histostudy.figures import style, survival_panel
 from histostudy.figures.registry import figure
-from histostudy.figures.survival_panel import TONES
-from histostudy.figures.td_auc import time_ticks, time_unit
+from histostudy.figures.survival_panel import TONES, time_ticks, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

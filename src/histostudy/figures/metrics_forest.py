@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from histostudy.evaluation.expression import ALL
 from histostudy.figures import style
 from histostudy.figures.registry import figure
 
@@ -33,14 +34,17 @@ LEFT_OUT = ("brier@", "observed_expected@", "c_harrell_pooled")
     kinds=("classification", "survival", "regression", "expression"),
     table="metrics",
     category="results",
-    caption="Metrics of every model with bootstrap intervals over patients; the trivial controls are grey. "
-    "Dotted line: a useless model. Ranking metrics are means over test folds, the others are over all"
-    " test patients. Expression: mean over genes.",
+    caption="Metrics of every model with bootstrap intervals over patients (of spots, over blocks of neighbours); the "
+    "trivial controls are grey. Dotted line: a useless model. Ranking metrics are means over test folds, the others "
+    "are over all test patients or spots. Expression: mean over genes.",
 )
-def metrics_forest(table: pd.DataFrame) -> Figure:
-    """Draw the metrics of a task: model, metric, estimate, low, high, n [, gene: the rows of ``all``]."""
+def metrics_forest(table: pd.DataFrame, *, noun: str = "patients") -> Figure:
+    """Draw the metrics of a task: model, metric, estimate, low, high, n [, gene: the rows of ``all``].
+
+    `noun` is what n counts: patients or spots.
+    """
     if "gene" in table:
-        table = table[table["gene"] == "all"]
+        table = table[table["gene"] == ALL]
     table = table[~table["metric"].str.startswith(LEFT_OUT)]
     models, metrics = style.ordered(table, "model"), style.ordered(table, "metric")
     looks = style.appearance(models)
@@ -71,7 +75,7 @@ def metrics_forest(table: pd.DataFrame) -> Figure:
         total = table["n"].max()
         events = table["events"].max() if "events" in table else np.nan
         more = f", {int(events)} events" if pd.notna(events) else ""
-        fig.supxlabel(f"estimate with its interval (n = {int(total)} patients{more})", fontsize=7.5)
+        fig.supxlabel(f"estimate with its interval (n = {int(total)} {noun}{more})", fontsize=7.5)
     return fig
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Lengths a scale bar may have, um.
 BAR_UM = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
-#: Diameter of a spot where it is not told, in distances to the next spot.
+#: Diameter of a spot, in distances to the next spot.
 SHARE = 0.85
 
 
@@ -29,48 +29,31 @@ SHARE = 0.85
     "own map (1 is the spot with the most): predictions span less than measurements, ranks make the pattern "
     "comparable. Spots of equal value share their mean rank. r: Pearson's correlation over the spots of this section.",
 )
-def spatial_gene(
-    table: pd.DataFrame,
-    *,
-    slide_mpp: float,
-    gene: str | None = None,
-    slide_id: str | None = None,
-    spot_um: float | None = None,
-    title: str = "",
-) -> Figure:
-    """Draw a gene of `curves["spatial"]`: model, slide_id, x_px0, y_px0 (middle of a spot), gene, truth, prediction.
+def spatial_gene(table: pd.DataFrame, *, slide_mpp: float) -> Figure:
+    """Draw the first gene of the first slide of `curves["spatial"]`.
 
     Parameters
     ----------
     table : DataFrame
+        model, slide_id, x_px0, y_px0 (middle of a spot), gene, truth, prediction.
     slide_mpp : float
-        Micrometres per level-0 px.
-    gene, slide_id : str, optional
-        What is drawn; by default the first of the table.
-    spot_um : float, optional
-        Diameter of a spot; by default most of the distance to the next.
-    title : str
+        Of that slide: micrometres per level-0 px.
 
     Raises
     ------
     StudyError
-        If the table does not have the gene or slide, or `slide_mpp` is not positive.
+        If `slide_mpp` is not positive.
     """
     if not len(table):
         return style.empty("No spots were predicted.")
     if not slide_mpp > 0:
         raise StudyError(f"slide_mpp is {slide_mpp}", where="spatial_gene", todo="give the slide's um per px")
-    for column, asked in (("slide_id", slide_id), ("gene", gene)):
-        wanted = str(table[column].iloc[0]) if asked is None else asked
-        part = table[table[column].astype(str) == wanted]
-        if not len(part):
-            todo = f"ask for one of {', '.join(style.ordered(table, column)[:5])}"
-            raise StudyError(f"no {column} {wanted} in the table of spots", where="spatial_gene", todo=todo)
-        table = part
+    for column in ("slide_id", "gene"):
+        table = table[table[column] == table[column].iloc[0]]
     models = style.ordered(table, "model")
     measured = table[table["model"] == models[0]]
     xy = measured[["x_px0", "y_px0"]].to_numpy(float) * slide_mpp
-    diameter = spot_um if spot_um is not None else SHARE * _pitch(xy)
+    diameter = SHARE * _pitch(xy)
     wide, high = np.ptp(xy, axis=0) + 3 * diameter
     with style.style():
         across = 2.4
@@ -84,7 +67,7 @@ def spatial_gene(
             at = part[["x_px0", "y_px0"]].to_numpy(float) * slide_mpp
             image = _map(ax, at, part["prediction"].to_numpy(float), diameter)
             ax.set_title(f"{style.shorten(model)}\nr = {_r(part)}")
-        head = title or f"{table['gene'].iloc[0]}, {style.shorten(table['slide_id'].iloc[0], 30)}"
+        head = f"{table['gene'].iloc[0]}, {style.shorten(table['slide_id'].iloc[0], 30)}"
         fig.suptitle(head, fontsize=8.5, x=0.01, ha="left")
         bar = fig.colorbar(
             image,

@@ -27,6 +27,8 @@ COLUMN_IN, PAGE_IN = 3.5, 7.2
 DPI = 200
 #: Panels in a row of small multiples.
 PER_ROW = 3
+#: Models that one panel holds with their bands; more of them get a panel each.
+TOGETHER = 4
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -85,6 +87,18 @@ def appearance(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return out
 
 
+def alone(looks: dict[str, dict[str, Any]], model: str) -> dict[str, Any]:
+    """Look of the model that a panel is about: blue, which no other line of the panel is, or its own as a control."""
+    return looks[model] if model in CONTROLS else {"color": OKABE_ITO[0], "linestyle": "-"}
+
+
+def pale(model: str) -> dict[str, Any]:
+    """Look of a model behind the one that a panel is about."""
+    if model == "clinical":
+        return {"color": CONTROLS["clinical"][0], "linewidth": 0.9, "linestyle": "--", "zorder": 1}
+    return {"color": "#D0D0D0", "linewidth": 0.6, "zorder": 0.5}
+
+
 def colours(names: Sequence[str]) -> dict[str, Any]:
     """Colour of each group; beyond seven from a perceptually even map."""
     import matplotlib
@@ -109,6 +123,15 @@ def with_interval(estimate: float, low: float, high: float, digits: int = 2) -> 
     return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "\N{MINUS SIGN}")
 
 
+def spread(values: pd.Series) -> str:
+    """``240``, or ``236-240`` where the values differ."""
+    values = values.dropna()
+    if not len(values):
+        return "unknown"
+    low, high = int(values.min()), int(values.max())
+    return str(high) if low == high else f"{low}\N{EN DASH}{high}"
+
+
 def p_text(p: float) -> str:
     """``p = 0.03``, ``p < 0.001``; empty where undefined."""
     if not np.isfinite(p):
@@ -123,6 +146,14 @@ def shorten(text: str, most: int = 22) -> str:
         return text
     tail = (most - 1) // 4
     return text[: most - 1 - tail] + "\N{HORIZONTAL ELLIPSIS}" + text[len(text) - tail :]
+
+
+def beside(ax: Axes, row: float, words: Iterable[str], at: Sequence[float], weight: str = "normal") -> None:
+    """Words right of the axes at a row, each column `at` points from the edge."""
+    for text, x in zip(words, at, strict=True):
+        if text:
+            ax.annotate(text, (1, row), xycoords=("axes fraction", "data"), xytext=(x, 0), fontsize=6.5,
+                        textcoords="offset points", va="center", color=DARK, weight=weight)  # type: ignore[arg-type]  # fmt: skip
 
 
 def empty(why: str) -> Figure:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from histostudy.evaluation.expression import ALL
 from histostudy.figures import style, survival_panel
 from histostudy.figures.registry import figure
-from histostudy.figures.td_auc import spread, time_ticks, time_unit
+from histostudy.figures.survival_panel import time_ticks, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Subtype of the rows over all subtypes, as `evaluation.subtypes` names it.
-ALL = "all"
 #: Inches of a row (a model in a group).
 ROW = 0.155
 #: Rows left free above each group.
@@ -61,7 +60,7 @@ def subtypes(table: pd.DataFrame) -> Figure:
         fig.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
         grid = fig.add_gridspec(max(len(names), 2), 2, width_ratios=[1.25, 1])
         left, right = fig.add_subplot(grid[: len(names), 0]), fig.add_subplot(grid[:2, 1])  # rows of about one height
-        labels = [f"{style.shorten(name)}\n({spread(most[name])})" for name in names]
+        labels = [f"{style.shorten(name)}\n({style.spread(most[name])})" for name in names]
         parts = [areas[areas["subtype"] == name] for name in names]
         _rows(left, labels, parts, models, looks, [0.5] * len(names))
         left.set_xlabel(f"AUROC against the rest (n = {n})")
@@ -117,12 +116,11 @@ def _rows(
     table="subtype_km",
     category="results",
     caption="Kaplan-Meier curves of molecular subtypes called from measured expression (left) and from that which one "
-    "model predicts (right), in the same patients: the model with the highest kappa, unless another is named. Bands: "
-    "pointwise log-log interval; ticks: censored; below: patients at risk. p: log-rank test over all groups, "
-    "stratified by the run that tested the patient. That predicted groups part does not show that they are the "
-    "measured ones.",
+    "model predicts (right), in the same patients: the model with the highest kappa. Bands: pointwise log-log "
+    "interval; ticks: censored; below: patients at risk. p: log-rank test over all groups, stratified by the run that "
+    "tested the patient. That predicted groups part does not show that they are the measured ones.",
 )
-def subtype_survival(table: pd.DataFrame, *, scores: pd.DataFrame | None = None, model: str | None = None) -> Figure:
+def subtype_survival(table: pd.DataFrame, *, scores: pd.DataFrame | None = None) -> Figure:
     """Draw `curves["subtype_km"]` of one model: curves of the measured calls beside those of its own.
 
     Parameters
@@ -131,19 +129,17 @@ def subtype_survival(table: pd.DataFrame, *, scores: pd.DataFrame | None = None,
         model, calls (``measured``, ``predicted``), stratum (the subtype), time_days, survival, low, high, at_risk,
         events, p.
     scores : DataFrame, optional
-        `curves["subtype_scores"]`, whose kappa chooses the model.
-    model : str, optional
-        The one drawn. Without it that of the highest kappa; without `scores` too, the first whose predicted calls
-        have curves.
+        `curves["subtype_scores"]`, whose kappa chooses the model. Without it the first whose predicted calls have
+        curves.
 
     Returns
     -------
     Figure
     """
-    model = (model or _best(table, scores)) if len(table) else None
-    mine = table[table["model"].astype(str) == model] if model else table.iloc[:0]
-    if not len(mine):
+    if not len(table):
         return style.empty("No survival of subtypes: no survival task, or everybody is called alike.")
+    model = _best(table, scores)
+    mine = table[table["model"].astype(str) == model]
     names = sorted(style.ordered(mine, "stratum"), key=str.lower)
     tones = style.colours(names)
     last = float(mine["time_days"].max())
@@ -158,7 +154,7 @@ def subtype_survival(table: pd.DataFrame, *, scores: pd.DataFrame | None = None,
             part = mine[mine["calls"] == calls]
             survival_panel.draw_strata(ax, below, part, tones, ticks, unit, band=0.08)
             survival_panel.frame(ax, below, tones, ticks, last / unit, f"time, {time}", first=column == 0)
-            ax.set_title(_title(calls, str(model), part), fontsize=7.5)
+            ax.set_title(_title(calls, model, part), fontsize=7.5)
             below.set_title("patients at risk", fontsize=7, pad=2)
             if not len(part):
                 ax.text(0.5, 0.5, "everybody is called alike", transform=ax.transAxes, ha="center", va="center",

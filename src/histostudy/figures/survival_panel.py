@@ -1,13 +1,14 @@
-"""Kaplan-Meier curves of some groups with the patients at risk under them: what the survival figures share."""
+"""What the survival figures share: curves of some groups with the patients at risk under them, and the time axis."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from histostudy.evaluation.time_dependent import MONTH_DAYS, YEAR_DAYS
 from histostudy.figures import style
 
 if TYPE_CHECKING:
@@ -112,3 +113,21 @@ def p_and_ratio(table: pd.DataFrame) -> str:
     if "hr" in table and np.isfinite(one.hr):
         words.append(f"HR {style.with_interval(one.hr, one.hr_low, one.hr_high)}")
     return ", ".join(words)
+
+
+def time_unit(last: float) -> tuple[float, str]:
+    """Days in the unit that suits a follow-up of `last` days, and the unit's name."""
+    if last > 3 * YEAR_DAYS:
+        return YEAR_DAYS, "years"
+    return (MONTH_DAYS, "months") if last > 180 else (1.0, "days")
+
+
+def time_ticks(last: float, unit: float, horizons: Sequence[float] = (), most: int = 6) -> np.ndarray:
+    """Where the time axis is marked, in `unit`: the horizons inside the follow-up, else round times from 0."""
+    from matplotlib.ticker import MaxNLocator
+
+    inside = sorted(float(h) for h in horizons if h <= last)
+    if inside:
+        return np.asarray([0.0, *inside]) / unit
+    ticks = np.asarray(MaxNLocator(most, steps=[1, 2, 3, 5, 6, 10], integer=True).tick_values(0, last / unit))
+    return ticks[(ticks >= 0) & (ticks <= last / unit)]

@@ -9,15 +9,12 @@ import numpy as np
 import pandas as pd
 
 from histostudy.figures import style
-from histostudy.figures.kaplan_meier import YEAR_DAYS
 from histostudy.figures.registry import figure
+from histostudy.figures.survival_panel import time_ticks, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-#: Models that one panel holds with their bands; more of them get a panel each.
-TOGETHER = 4
 
 
 @figure(
@@ -85,8 +82,8 @@ def draw_over_time(
     models, looks = style.ordered(table, "model"), style.appearance(table["model"])
     last = float(table["days"].max())
     unit, name = time_unit(last)
-    together = len(models) <= TOGETHER
-    n = f"n = {spread(table['n'])} patients"
+    together = len(models) <= style.TOGETHER
+    n = f"n = {style.spread(table['n'])} patients"
     with style.style():
         if together:
             height = 3.2 + 0.17 * (len(models) + (reference is not None))
@@ -105,7 +102,7 @@ def draw_over_time(
                         linewidth=1.2, label="Kaplan-Meier of the training part", zorder=2.5)  # fmt: skip
             for model in shown:
                 curve = table[table["model"] == model].sort_values("days")
-                look = looks[model] if together else alone(looks, model)
+                look = looks[model] if together else style.alone(looks, model)
                 ax.fill_between(curve["days"] / unit, curve["low"], curve["high"], color=look["color"],
                                 alpha=0.13 if together else 0.2, linewidth=0)  # fmt: skip
                 few = len(curve) < 3  # a band of one or two days cannot be seen
@@ -133,19 +130,7 @@ def _background(ax: Axes, table: pd.DataFrame, model: str, unit: float) -> None:
     """The other models, pale; the clinical one dashed and darker, since it is to be beaten."""
     for other, curve in table[table["model"] != model].groupby("model", sort=False):
         curve = curve.sort_values("days")
-        ax.plot(curve["days"] / unit, curve["estimate"], **pale(str(other)))
-
-
-def alone(looks: dict[str, dict[str, Any]], model: str) -> dict[str, Any]:
-    """Look of the model that a panel is about: blue, which no other line of the panel is, or its own as a control."""
-    return looks[model] if model in style.CONTROLS else {"color": style.OKABE_ITO[0], "linestyle": "-"}
-
-
-def pale(model: str) -> dict[str, Any]:
-    """Look of a model behind the one that a panel is about."""
-    if model == "clinical":
-        return {"color": style.CONTROLS["clinical"][0], "linewidth": 0.9, "linestyle": "--", "zorder": 1}
-    return {"color": "#D0D0D0", "linewidth": 0.6, "zorder": 0.5}
+        ax.plot(curve["days"] / unit, curve["estimate"], **style.pale(str(other)))
 
 
 def _tick(x: float, unit: float, table: pd.DataFrame) -> str:
@@ -155,31 +140,4 @@ def _tick(x: float, unit: float, table: pd.DataFrame) -> str:
     if not len(before):
         return f"{number}\n "
     by_model = before.sort_values("days").groupby("model", sort=False)["events"].last()
-    return f"{number}\n({spread(by_model)})"
-
-
-def time_unit(last: float) -> tuple[float, str]:
-    """Days in the unit that suits a follow-up of `last` days, and the unit's name; as in the Kaplan-Meier figure."""
-    if last > 3 * YEAR_DAYS:
-        return YEAR_DAYS, "years"
-    return (30.4375, "months") if last > 180 else (1.0, "days")
-
-
-def time_ticks(last: float, unit: float, horizons: Sequence[float] = (), most: int = 6) -> np.ndarray:
-    """Where the time axis is marked, in `unit`: the horizons inside the follow-up, else round times from 0."""
-    from matplotlib.ticker import MaxNLocator
-
-    inside = sorted(float(h) for h in horizons if h <= last)
-    if inside:
-        return np.asarray([0.0, *inside]) / unit
-    ticks = np.asarray(MaxNLocator(most, steps=[1, 2, 3, 5, 6, 10], integer=True).tick_values(0, last / unit))
-    return ticks[(ticks >= 0) & (ticks <= last / unit)]
-
-
-def spread(values: pd.Series) -> str:
-    """``240``, or ``236-240`` where the values differ."""
-    values = values.dropna()
-    if not len(values):
-        return "unknown"
-    low, high = int(values.min()), int(values.max())
-    return str(high) if low == high else f"{low}\N{EN DASH}{high}"
+    return f"{number}\n({style.spread(by_model)})"

@@ -9,7 +9,6 @@ import pandas as pd
 
 from histostudy.figures import style
 from histostudy.figures.registry import figure
-from histostudy.figures.td_auc import spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,5 +96,5 @@ def transfer_matrix(table: pd.DataFrame) -> Figure:
 def _about(cells: pd.DataFrame, target: str) -> str:
     """``n = 240, 98 events``: of the patients of a column."""
     part = cells.xs(target, level="target")
-    events = f", {spread(part['events'])} events" if part["events"].notna().any() else ""
-    return f"n = {spread(part['n'])}{events}"
+    events = f", {style.spread(part['events'])} events" if part["events"].notna().any() else ""
+    return f"n = {style.spread(part['n'])}{events}"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from histostudy.evaluation.within_patient import CENTRED, RAW
 from histostudy.figures import style
 from histostudy.figures.registry import figure
-from histostudy.figures.td_auc import spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: The control that predicts every gene's training mean for everybody.
 CONTROL = "prior"
-#: Measures of `evaluation.within_patient`, and what stands over their panels.
-PANELS = {"across genes": "raw values", "gene-centred": "each gene's training mean taken out"}
+#: What stands over the panel of each measure.
+PANELS = {RAW: "raw values", CENTRED: "each gene's training mean taken out"}
 
 
 @figure(
@@ -26,19 +26,21 @@ PANELS = {"across genes": "raw values", "gene-centred": "each gene's training me
     kinds=("expression",),
     table="within",
     category="results",
-    caption="Spearman's correlation over genes within a patient, mean over test patients with its bootstrap interval. "
-    "Left: raw values; the dashed line is what the genes' training means alone reach, the same for everybody: a "
-    "value up to it needs no slide. Right: after each gene's training mean is taken from "
+    caption="Spearman's correlation over genes within a patient (or a spot of a section), mean over the tested ones "
+    "with its bootstrap interval. Left: raw values; the dashed line is what the genes' training means alone reach, the "
+    "same for everybody: a value up to it needs no slide. Right: after each gene's training mean is taken from "
     "measured and predicted values; dotted: a useless model. Open diamonds: the mean when a prediction is held against "
-    "other patients of its run, which knows nothing of the patient.",
+    "the others of its run, which knows nothing of the patient or spot itself.",
 )
-def within_patient(table: pd.DataFrame) -> Figure:
+def within_patient(table: pd.DataFrame, *, noun: str = "patients") -> Figure:
     """Draw `curves["within"]`: a panel a measure, a row a model.
 
     Parameters
     ----------
     table : DataFrame
         model, measure (``across genes``, ``gene-centred``), mean, low, high, n, genes [, permuted].
+    noun : str
+        What n counts: patients or spots.
 
     Returns
     -------
@@ -54,9 +56,9 @@ def within_patient(table: pd.DataFrame) -> Figure:
             part = table[table["measure"] == measure].drop_duplicates("model").set_index("model")
             _panel(ax, part, models, looks)
             ax.set_title(PANELS[measure])
-            ax.set_xlabel(_about(part))
+            ax.set_xlabel(_about(part, noun))
         _level(axes, table, measures)
-        _legend(fig, table)
+        _legend(fig, table, noun)
     return fig
 
 
@@ -85,7 +87,7 @@ def _panel(ax: Axes, part: pd.DataFrame, models: list[str], looks: dict[str, dic
 def _level(axes: list[Axes], table: pd.DataFrame, measures: list[str]) -> None:
     """The dashed line of the control over raw values, and none to reach once the means are out."""
     for ax, measure in zip(axes, measures, strict=True):
-        if measure == "gene-centred":
+        if measure == CENTRED:
             ax.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":", zorder=0.9)
             continue
         control = table[(table["model"] == CONTROL) & (table["measure"] == measure)]
@@ -93,13 +95,13 @@ def _level(axes: list[Axes], table: pd.DataFrame, measures: list[str]) -> None:
             ax.axvline(control["mean"].iloc[0], color=style.DARK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=0.9)
 
 
-def _about(part: pd.DataFrame) -> str:
+def _about(part: pd.DataFrame, noun: str) -> str:
     n = part.loc[np.isfinite(part["mean"]), "n"]
-    genes = f"{spread(part['genes'])} genes"
-    return f"mean Spearman's \N{GREEK SMALL LETTER RHO} ({genes}; n = {spread(n) if len(n) else 0} patients)"
+    genes = f"{style.spread(part['genes'])} genes"
+    return f"mean Spearman's \N{GREEK SMALL LETTER RHO} ({genes}; n = {style.spread(n) if len(n) else 0} {noun})"
 
 
-def _legend(fig: Figure, table: pd.DataFrame) -> None:
+def _legend(fig: Figure, table: pd.DataFrame, noun: str) -> None:
     """What the line and the diamonds are, under the figure."""
     from matplotlib.lines import Line2D
 
@@ -109,6 +111,6 @@ def _legend(fig: Figure, table: pd.DataFrame) -> None:
         keys.append(Line2D([], [], color=style.DARK, linewidth=0.9, linestyle=(0, (4, 2)), label=said))
     if "permuted" in table and table["permuted"].notna().any():
         mark: dict[str, Any] = {"marker": "D", "markersize": 3.2, "markerfacecolor": "white", "markeredgewidth": 0.8}
-        keys.append(Line2D([], [], color=style.GREY, linewidth=0, label="against other patients", **mark))
+        keys.append(Line2D([], [], color=style.GREY, linewidth=0, label=f"against other {noun}", **mark))
     if keys:
         fig.legend(handles=keys, loc="outside lower center", ncols=len(keys))

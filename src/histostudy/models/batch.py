@@ -92,18 +92,27 @@ class BagBatch:
         bags = torch.arange(len(self), device=self.offsets.device)
         return torch.repeat_interleave(bags, self.lengths, output_size=len(self.features))
 
+    @cached_property
+    def place(self) -> Tensor:
+        """(T,) number of each tile within its bag, from 0."""
+        return torch.arange(len(self.features), device=self.offsets.device) - self.offsets[self.segments]
+
     def padded(self) -> tuple[Tensor, Tensor]:
         """The batch as a zero-padded (B, N_max, D) tensor and its (B, N_max) mask of real tiles."""
         width = int(self.lengths.max())
-        place = torch.arange(len(self.features), device=self.features.device) - self.offsets[self.segments]
         padded = self.features.new_zeros(len(self), width, self.features.shape[1])
-        padded[self.segments, place] = self.features
+        padded[self.segments, self.place] = self.features
         mask = torch.arange(width, device=self.features.device) < self.lengths[:, None]
         return padded, mask
 
     def with_features(self, features: Tensor) -> BagBatch:
         """The same bags with other features of the same tiles."""
         return BagBatch(features, self.offsets, self.coords, self.modalities)
+
+
+def even_attention(batch: BagBatch) -> Tensor:
+    """(T,) the same attention for every tile of a bag, in the precision of the features."""
+    return (1 / batch.lengths.to(batch.features.dtype))[batch.segments]
 
 
 def segment_sum(values: Tensor, batch: BagBatch) -> Tensor:

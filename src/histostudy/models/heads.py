@@ -6,6 +6,7 @@ All that a head learns from outcomes before the first step (class shares, bins, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from histostudy.models.layers import full_precision
 from histostudy.models.survival import (
     bin_of,
     breslow,
     cox_loss,
     cox_slope,
     cox_survival,
+    hazard_shift,
     life_table_logits,
     nll_loss,
     nll_survival,
@@ -31,6 +34,8 @@ from histostudy.registry import Registry
 
 if TYPE_CHECKING:
     from histostudy.study import Training
+
+logger = logging.getLogger(__name__)
 
 HEADS: Registry[type[Head]] = Registry("head")
 
@@ -78,8 +83,7 @@ class Head(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(B, dim_in) to (B, outputs), in float32 or better whatever autocast does."""
-        raw = self.linear(vectors)
-        return raw if raw.dtype == torch.float64 else raw.float()
+        return full_precision(self.linear(vectors))
 
     def start(self, targets: Targets) -> None:
         """Take what is needed from the training part's outcomes, and set the bias to the trivial prediction."""
@@ -98,7 +102,17 @@ class Head(nn.Module):
 
 @HEADS.register("classification")
 class ClassificationHead(Head):
-    """Softmax over `classes`; cross-entropy without class weights, which would spoil the calibration."""
+    """Softmax over `classes`; cross-entropy without class weights, which would spoil the calibration.
+
+    With `recalibrate` (classes drawn with equal chance) the training part's shares are put back into what is
+    predicted: each logit is shifted by the log of its class's share (Elkan, IJCAI 2001).
+    """
+
+    shift: Tensor
+
+    def __init__(self, dim_in: int, config: Config) -> None:
+        super().__init__(dim_in, config)
+        self.register_buffer("shift", torch.zeros(self.outputs(config), dtype=torch.float64))
 
     @staticmethod
     def outputs(config: Config) -> int:
@@ -112,8 +126,13 @@ class ClassificationHead(Head):
     def loss(self, raw: Tensor, targets: Targets) -> Tensor:
         return cross_entropy(raw, targets["y"])
 
+    def finish(self, raw: Tensor, targets: Targets) -> None:
+        if self.config.get("recalibrate"):
+            counts = torch.bincount(targets["y"].cpu(), minlength=self.linear.out_features).double()
+            self.shift.copy_(((counts + 0.5) / (counts + 0.5).sum()).log())
+
     def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
-        shares = raw.double().softmax(1).numpy()
+        shares = (raw.double() + self.shift).softmax(1).numpy()
         return {f"prob_{name}": shares[:, k] for k, name in enumerate(self.config["classes"])}
 
 
@@ -169,15 +188,21 @@ class SurvivalHead(Head):
 
 @HEADS.register("survival_nll")
 class DiscreteSurvivalHead(SurvivalHead):
-    """Hazards of `bins` intervals (see `nll_loss`); risk is minus the sum of S over the intervals."""
+    """Hazards of `bins` intervals (see `nll_loss`); risk is minus the sum of S over the intervals.
+
+    With `recalibrate` (weighted sampling, or a loss that counts censored patients less) the logits of S(t), not of the
+    risk, are shifted so that the training part's events in each interval are as many as predicted.
+    """
 
     edges: Tensor
     last: Tensor
+    shift: Tensor
 
     def __init__(self, dim_in: int, config: Config) -> None:
         super().__init__(dim_in, config)
         self.register_buffer("edges", torch.zeros(config["bins"] + 1))
         self.register_buffer("last", torch.zeros(1))
+        self.register_buffer("shift", torch.zeros(config["bins"], dtype=torch.float64))
 
     @staticmethod
     def outputs(config: Config) -> int:
@@ -194,10 +219,17 @@ class DiscreteSurvivalHead(SurvivalHead):
     def loss(self, raw: Tensor, targets: Targets) -> Tensor:
         return nll_loss(raw, bin_of(targets["time"], self.edges), targets["event"], self.config.get("alpha", 0.0))
 
+    def finish(self, raw: Tensor, targets: Targets) -> None:
+        if self.config.get("recalibrate"):
+            interval = bin_of(targets["time"].cpu(), self.edges.cpu())
+            self.shift.copy_(hazard_shift(raw.double(), interval, targets["event"].cpu()))
+
     def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
         logits = raw.double().numpy()
         risk = -np.exp(-np.logaddexp(0, logits).cumsum(1)).sum(1)
-        curves = nll_survival(logits, self.edges.numpy(), float(self.last), self.config["days"])
+        curves = nll_survival(
+            logits + self.shift.cpu().numpy(), self.edges.numpy(), float(self.last), self.config["days"]
+        )
         return self.columns(risk, curves)
 
 
@@ -232,7 +264,13 @@ class CoxHead(SurvivalHead):
 
 @HEADS.register("survival_rank")
 class RankingHead(CoxHead):
-    """One score trained by `ranking_loss`; a Cox model of the score on the training part gives its S(t)."""
+    """One score trained by `ranking_loss`; a Cox model of the score on the training part gives its S(t).
+
+    The slope of that Cox model is held to 0 or above. A score that runs against the outcome of its own training part
+    would get a slope below 0, and with it curves that say the opposite of `risk`: concordance would show a failed
+    ranking, and the Brier score of the same model a good one, turned round by the outcome. The best slope that
+    agrees with the ranking is then 0 (the likelihood is concave in it): one curve for all, the training part's.
+    """
 
     slope: Tensor
 
@@ -244,7 +282,10 @@ class RankingHead(CoxHead):
         return ranking_loss(raw[:, 0], targets["time"], targets["event"])
 
     def finish(self, raw: Tensor, targets: Targets) -> None:
-        self.slope.fill_(cox_slope(raw[:, 0], targets["time"], targets["event"]))
+        slope = cox_slope(raw[:, 0], targets["time"], targets["event"])
+        if slope < 0:
+            logger.warning("the ranking runs against its own training part; S(t) will be one curve for all patients")
+        self.slope.fill_(max(0.0, slope))
         super().finish(raw.double() * self.slope, targets)
 
     def predict(self, raw: Tensor) -> dict[str, NDArray[np.float64]]:
@@ -259,7 +300,7 @@ def head_config(kind: str, training: Training, targets: Targets, **names: Any) -
     kind : str
         Kind of the task.
     training : histostudy.study.Training
-        Its `loss`, `bins` and `alpha`, for survival.
+        Its `loss`, `bins`, `alpha` and `sampling`.
     targets : Targets
         Of the training part: they decide how many intervals there are.
     **names
@@ -271,7 +312,9 @@ def head_config(kind: str, training: Training, targets: Targets, **names: Any) -
         if loss == "nll":
             edges = time_bins(targets["time"].numpy(), targets["event"].numpy(), training.bins)
             config |= {"bins": len(edges) - 1, "alpha": training.alpha}
+            config["recalibrate"] = training.sampling == "balanced" or training.alpha > 0
         return config
     if kind == "classification":
-        return {"kind": kind, "classes": list(names["classes"])}
+        recalibrate = training.sampling == "balanced"
+        return {"kind": kind, "classes": list(names["classes"]), "recalibrate": recalibrate}
     return {"kind": "regression", "columns": list(names["columns"])}

@@ -73,8 +73,7 @@ def load_model(path: str | Path) -> tuple[MILModel, dict[str, Any]]:
     tensors, config = load_tensors(path)
     if "aggregator" not in config:
         raise ModelError("a control that sees no tiles", where=path, todo="name a model with an aggregator")
-    keys = ("dim_in", "aggregator", "options", "head", "modalities", "fusion")
-    model = MILModel(**{key: config[key] for key in keys if key in config})
+    model = MILModel.from_config(config)
     for name, buffer in list(model.named_buffers()):
         stored = tensors[name]
         if stored.shape != buffer.shape:  # the Cox baseline is as long as the training part has event times

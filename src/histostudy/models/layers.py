@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+
+
+def full_precision(values: Tensor, like: Tensor | None = None) -> Tensor:
+    """Values in float64 where `like` (unless given, they themselves) is float64, else in float32."""
+    like = values if like is None else like
+    return values.to(torch.float64 if like.dtype == torch.float64 else torch.float32)
+
+
+def relu_layers(dim_in: int, *widths: int, dropout: float = 0.0) -> nn.Sequential:
+    """A layer of each of `widths` after the other: linear, ReLU, dropout."""
+    layers: list[nn.Module] = []
+    for width, after in pairwise((dim_in, *widths)):
+        layers += [nn.Linear(width, after), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
 
 
 class GatedAttention(nn.Module):
@@ -35,5 +51,4 @@ class GatedAttention(nn.Module):
         inner = self.dropout(torch.tanh(self.value(tokens)))
         if self.gate is not None:
             inner = inner * self.dropout(torch.sigmoid(self.gate(tokens)))
-        scores = self.score(inner)
-        return scores if scores.dtype == torch.float64 else scores.float()
+        return full_precision(self.score(inner))

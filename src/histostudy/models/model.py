@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch, Modality, ModalityValues
 from histostudy.models.heads import HEADS, Head
 from histostudy.models.registry import Aggregator, build_aggregator
+
+#: What a model is built from; the first four are always needed.
+CONFIG_KEYS = ("dim_in", "aggregator", "options", "head", "modalities", "fusion")
 
 
 class TableScale(nn.Module):
@@ -91,6 +95,25 @@ class MILModel(nn.Module):
         self.head: Head = kind(self.aggregator.dim_out, self.config["head"])
         if self.aggregator.linear:
             nn.init.zeros_(self.head.linear.weight)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build the model that has this `config`, with weights of its own.
+
+        Parameters
+        ----------
+        config : mapping
+            As `config` of a model or the metadata of its weights holds it; other keys than a model's are left aside.
+
+        Raises
+        ------
+        ModelError
+            If it lacks what a model needs.
+        """
+        for key in CONFIG_KEYS[:4]:
+            if key not in config:
+                raise ModelError(f"a model's configuration lacks {key!r}", todo="give that of a trained model")
+        return cls(**{key: config[key] for key in CONFIG_KEYS if key in config})
 
     def standardise_by(self, mean: Tensor, spread: Tensor) -> None:
         """Set the moments (D,) of the training part; a constant feature is centred only."""

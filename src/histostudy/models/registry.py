@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch, Modality
 from histostudy.registry import Registry
+
+if TYPE_CHECKING:
+    from histostudy.models.model import MILModel
 
 AGGREGATORS: Registry[type[Aggregator]] = Registry("aggregator")
 
@@ -59,6 +63,8 @@ class Aggregator(nn.Module):
     multimodal: ClassVar[bool] = False
     #: Its constructor takes `outputs` and its vectors are the predictions: the head adds no weights, only a bias.
     scores: ClassVar[bool] = False
+    #: It builds on trained models: its options have `sources`, their configurations, and `set_sources` takes them.
+    sources: ClassVar[bool] = False
     #: Where the training is; the loop keeps it up to date.
     moment: Moment = Moment()
     dim_out: int
@@ -73,6 +79,18 @@ class Aggregator(nn.Module):
 
     def start(self, targets: Mapping[str, Tensor]) -> None:
         """Take what is needed from the training part's outcomes before the first step."""
+
+    def set_sources(self, models: Sequence[MILModel], mean: Tensor, scale: Tensor) -> None:
+        """Take trained models before the first step, where `sources` says that it builds on them.
+
+        Parameters
+        ----------
+        models : sequence of MILModel
+            Of the same features.
+        mean, scale : Tensor
+            (dim_in,) by which this model's features are standardised.
+        """
+        raise NotImplementedError(f"{type(self).__name__} builds on no other model")
 
     def prepare(self, draw: DrawTiles, seed: int) -> None:
         """Fit what needs the training part's tiles before the first step, into buffers."""
@@ -158,6 +176,16 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def is_share(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number; text such as ``1e-1``, which YAML does not read as one, is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_positive(value: Any) -> bool:
+    """Whether `value` is a finite number above 0."""
+    return is_number(value) and value > 0
+
+
+def is_share(value: Any) -> bool:
     """Whether `value` is a number from 0 up to, but without, 1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    return is_number(value) and 0 <= value < 1

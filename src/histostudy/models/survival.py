@@ -57,6 +57,23 @@ def nll_loss(logits: Tensor, interval: Tensor, event: Tensor, alpha: float = 0.0
     return -(weight * (through + seen * (own_hazard - own_survive))).mean()
 
 
+def hazard_shift(logits: Tensor, interval: Tensor, event: Tensor, steps: int = 60) -> Tensor:
+    """What to add to the logits (n, K) of each interval so that predicted and observed events agree: (K,) float64.
+
+    Over the patients at risk in an interval, those censored in it among them, sum sigmoid(z + shift) is the number of
+    events; found by bisection between -20 and 20.
+    """
+    intervals = torch.arange(logits.shape[1])
+    at_risk = (interval[:, None] >= intervals).double()
+    seen = ((interval[:, None] == intervals) & (event[:, None] > 0)).double().sum(0)
+    low, high = torch.full((2, logits.shape[1]), 20.0, dtype=torch.float64) * torch.tensor([[-1.0], [1.0]])
+    for _ in range(steps):
+        middle = (low + high) / 2
+        many = (at_risk * torch.sigmoid(logits.double() + middle)).sum(0) > seen
+        low, high = torch.where(many, low, middle), torch.where(many, middle, high)
+    return (low + high) / 2
+
+
 def ranking_loss(risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
     """Mean of sigmoid(risk_j - risk_i) over comparable pairs: t_i < t_j and i with an event.
 

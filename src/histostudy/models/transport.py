@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from histostudy.models.layers import full_precision
 from histostudy.models.registry import require
 
 #: Largest span of cost / epsilon for which exp(-cost / epsilon) is multiplied as such; beyond it sums go by logs.
@@ -240,5 +241,5 @@ def _batched(cost: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _as_cost(values: Tensor, cost: Tensor) -> Tensor:
-    values = values if cost.dtype == torch.float64 else values.float()
+    values = full_precision(values, cost)
     return values if cost.ndim == 3 else values[0]

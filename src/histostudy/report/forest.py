@@ -12,7 +12,8 @@ from histostudy.report.numbers import interval, known, number
 if TYPE_CHECKING:
     import pandas as pd
 
-ROW, LEFT, WIDTH, RIGHT, TOP = 26, 150, 340, 190, 8
+ROW, LEAST_LEFT, WIDTH, RIGHT, TOP = 26, 150, 340, 190, 8
+LETTER = 7.4  # width of a letter of a name, about
 
 
 def forest_svg(rows: pd.DataFrame, label: str, chance: float | None, controls: Sequence[str] = ()) -> str:
@@ -40,14 +41,15 @@ def forest_svg(rows: pd.DataFrame, label: str, chance: float | None, controls: S
     if len(rows) == 0:
         return ""
     low, high, ticks = _axis(rows, chance)
+    left = max(LEAST_LEFT, round(16 + LETTER * max(len(str(name)) for name in rows["model"])))
 
     def x(value: float) -> float:
-        return round(LEFT + WIDTH * (min(max(value, low), high) - low) / (high - low), 1)
+        return round(left + WIDTH * (min(max(value, low), high) - low) / (high - low), 1)
 
     bottom = TOP + ROW * len(rows)
     said = "; ".join(f"{r.model} {number(r.estimate)}" for r in rows.itertuples())
     out = [
-        f'<svg class="forest" viewBox="0 0 {LEFT + WIDTH + RIGHT} {bottom + 42}" role="img" '
+        f'<svg class="forest" viewBox="0 0 {left + WIDTH + RIGHT} {bottom + 42}" role="img" '
         f'aria-label="{escape(label)} of each model: {escape(said)}">'
     ]
     for tick in ticks:
@@ -58,14 +60,14 @@ def forest_svg(rows: pd.DataFrame, label: str, chance: float | None, controls: S
     for i, row in enumerate(rows.itertuples()):
         y = TOP + ROW * (i + 0.5)
         out.append(f'<g class="{"control" if row.model in controls else "model"}">')
-        out.append(f'<text class="name" x="{LEFT - 12}" y="{y + 4}">{escape(str(row.model))}</text>')
+        out.append(f'<text class="name" x="{left - 12}" y="{y + 4}">{escape(str(row.model))}</text>')
         span = interval(row.low, row.high)
         if span:
             out.append(f'<line class="span" x1="{x(float(row.low))}" x2="{x(float(row.high))}" y1="{y}" y2="{y}"/>')
         out.append(f'<circle cx="{x(float(row.estimate))}" cy="{y}" r="4.5"/>')
         text = f"{number(row.estimate)} ({span})" if span else number(row.estimate)
-        out.append(f'<text class="value" x="{LEFT + WIDTH + 14}" y="{y + 4}">{text}</text></g>')
-    out.append(f'<text class="label" x="{LEFT + WIDTH / 2}" y="{bottom + 35}">{escape(label)}</text></svg>')
+        out.append(f'<text class="value" x="{left + WIDTH + 14}" y="{y + 4}">{text}</text></g>')
+    out.append(f'<text class="label" x="{left + WIDTH / 2}" y="{bottom + 35}">{escape(label)}</text></svg>')
     return "".join(out)
 
 

@@ -91,12 +91,12 @@ def metric_name(metric: str) -> str:
     return METRICS.get(metric, (metric, 3))[0]
 
 
-def metric_order(metric: str) -> tuple[int, str]:
-    """Sort key of metrics: as in `METRICS`, times after them in order."""
+def metric_order(metric: str) -> tuple[float, str]:
+    """Sort key of metrics: as in `METRICS`, those at a time after the concordances, by time."""
     names = list(METRICS)
     name, _, days = metric.partition("@")
     if days and name in AT_A_TIME:
-        return names.index("c_uno"), f"{list(AT_A_TIME).index(name)} {int(days):09d}"
+        return names.index("c_uno") + 0.5, f"{list(AT_A_TIME).index(name)} {int(days):09d}"
     return (names.index(metric) if metric in METRICS else len(names)), metric
 
 

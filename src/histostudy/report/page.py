@@ -7,24 +7,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from histostudy.report.context import MEDIA, FigureItem, ReportContext
-from histostudy.report.findings import CONTROLS, key_findings, main_rows
+from histostudy.report.findings import CONTROLS, key_findings, main_rows, shown_model, what_it_is
 from histostudy.report.forest import forest_svg
-from histostudy.report.methods import methods_paragraphs
+from histostudy.report.methods import drawn, has_slides, methods_paragraphs
+from histostudy.report.metric_tables import metric_tables
+from histostudy.report.modelling import is_untrained, models_of
 from histostudy.report.numbers import (
     CHANCE,
-    DASH,
-    LOWER_IS_BETTER,
     MAIN_METRIC,
-    METRICS,
     count,
     interval,
     known,
     metric_name,
-    metric_order,
     number,
     p_value,
 )
 from histostudy.report.tables import flow_boxes, plain_table, slide_table, splits_and_leakage, table_one
+from histostudy.report.tasks import is_null, null_note, power_note, task_text, unit_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,21 +68,20 @@ def _page(context: ReportContext) -> dict[str, Any]:
         findings = key_findings(study, context.metrics, context.comparison)
     methods = context.methods
     if methods is None:
-        methods = methods_paragraphs(study, counts, context.software)
+        methods = methods_paragraphs(study, counts, context.software, _task_counts(context))
     tasks = [_task(task, context) for task in study.get("tasks") or []]
-    simulated = bool((study.get("cohort") or {}).get("simulate"))
     names = [str(task["name"]) for task in study.get("tasks") or []]
     page: dict[str, Any] = {
         "title": str(study.get("study", "study")),
-        "lead": _lead(study, counts, simulated),
-        "simulated": simulated,
+        "lead": _lead(study, counts),
+        "simulated": drawn(study),
         "findings": [_headed(f, names) for f in findings],
-        "tiles": _headline(context, counts),
+        "tiles": _headline(context),
         "planted": plain_table(context.planted) if context.planted is not None else None,
         "flow": flow_boxes(context.flow) if context.flow else None,
         "table_one": table_one(context.table_one) if context.table_one is not None else None,
         "splits": splits_and_leakage(context),
-        "tasks": [t for t in tasks if t["models"] or t["figures"]],
+        "tasks": [t for t in tasks if t["tables"] or t["figures"]],
         "figures": [_figure(f) for f in context.figures if f.task is None],
         "slides": slide_table(context) if context.slides is not None else None,
         "methods": list(methods),
@@ -117,35 +115,50 @@ def _counts(context: ReportContext) -> dict[str, int]:
             counts.setdefault("patients", int(used["patient_id"].nunique()))
         if "n_tiles" in used:
             counts.setdefault("tiles", int(used["n_tiles"].fillna(0).astype(int).sum()))
+    if folds := (context.leakage or {}).get("folds"):
+        counts.setdefault("folds", len({f["fold"] for f in folds}))
+    elif context.splits is not None:
+        counts.setdefault("folds", int(context.splits["fold"].nunique()))
+    counts.setdefault("once", int(bool(((context.leakage or {}).get("tested") or {}).get("once"))))
     return counts
 
 
-def _lead(study: Mapping[str, Any], counts: Mapping[str, int], simulated: bool) -> str:
+def _task_counts(context: ReportContext) -> dict[str, dict[str, Any]]:
+    """Patients and events of each task: those of its metrics, else those of the flow."""
+    out = {name: dict(t) for name, t in ((context.flow or {}).get("tasks") or {}).items()}
+    for name, table in context.metrics.items():
+        if len(table) and "events" in table:
+            out.setdefault(name, {})["events"] = table["events"].iloc[0]
+    return out
+
+
+def _lead(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     """One line under the title."""
-    names = [("patients", "patient"), ("slides", "slide"), ("tiles", "tile")]
+    names = [("patients", "patient"), *([("slides", "slide"), ("tiles", "tile")] if has_slides(study) else [])]
     parts = [count(counts[k], word) for k, word in names if k in counts]
     cohort = (study.get("cohort") or {}).get("name")
-    text = f"{'Synthetic cohort' if simulated else 'Cohort'} {cohort}" if cohort else ""
+    text = f"{'Synthetic cohort' if drawn(study) else 'Cohort'} {cohort}" if cohort else ""
     return ": ".join(t for t in (text, ", ".join(parts)) if t)
 
 
-def _headline(context: ReportContext, counts: Mapping[str, int]) -> list[dict[str, str]]:
-    """The few numbers at the top: the reference model's main metric of each task."""
+def _headline(context: ReportContext) -> list[dict[str, str]]:
+    """The few numbers at the top: the reference model's main metric of each task that is no null."""
     reference = (context.study.get("compare") or {}).get("reference")
     out = []
     for task in context.study.get("tasks") or []:
         table = context.metrics.get(task["name"])
-        rows = main_rows(table, task["kind"]) if table is not None else None
+        rows = main_rows(table, task["kind"]) if table is not None and not is_null(task) else None
         if rows is None or len(rows) == 0:
             continue
         rows = rows.set_index("model")
-        models = [m for m in rows.index if m not in CONTROLS] or list(rows.index)
-        row = rows.loc[reference if reference in rows.index else models[0]]
-        metric = MAIN_METRIC[task["kind"]]
+        shown = shown_model(rows, reference)
+        row, metric = rows.loc[shown], MAIN_METRIC[task["kind"]]
+        if not known(row["estimate"]):
+            continue
         out.append({
             "task": task["name"], "metric": metric_name(metric), "value": number(row["estimate"], 2),
-            "span": interval(row["low"], row["high"], 2), "model": str(row.name),
-            "note": "mean over genes" if task["kind"] == "expression" else "", "highest": _highest(rows, str(row.name)),
+            "span": interval(row["low"], row["high"], 2), "model": f"{what_it_is(context.study, shown)} {shown}",
+            "note": "mean over genes" if task["kind"] == "expression" else "", "highest": _highest(rows, shown),
         })  # fmt: skip
     return out
 
@@ -165,8 +178,8 @@ def _task(task: Mapping[str, Any], context: ReportContext) -> dict[str, Any]:
     reference = (context.study.get("compare") or {}).get("reference")
     table = context.metrics.get(name)
     out: dict[str, Any] = {
-        "name": name, "kind": KINDS.get(kind, kind), "what": _what(task), "metrics": [], "models": [], "genes": None,
-        "forest": "", "n": "", "comparison": [],
+        "name": name, "kind": KINDS.get(kind, kind), "what": task_text(task), "tables": [], "genes": None,
+        "forest": "", "n": "", "notes": [null_note(task)] if is_null(task) else [], "comparison": [],
         "figures": [_figure(f) for f in context.figures if f.task == name],
     }  # fmt: skip
     if table is not None and len(table):
@@ -175,51 +188,31 @@ def _task(task: Mapping[str, Any], context: ReportContext) -> dict[str, Any]:
         if "gene" in table:
             whole = table[table["gene"].isna() | table["gene"].isin(["", "all"])]
             out["genes"] = _genes(table, reference)
-        order = sorted(whole["metric"].unique(), key=metric_order)
-        models = list(dict.fromkeys(whole["model"]))
-        cells = whole.set_index(["model", "metric"])
-        out["metrics"] = [{"name": metric_name(m), "lower": m in LOWER_IS_BETTER} for m in order]
-        out["models"] = [
-            {
-                "name": model, "control": model in CONTROLS, "reference": model == reference,
-                "cells": [_cell(cells, model, metric) for metric in order],
-            }
-            for model in models
-        ]  # fmt: skip
+        out["tables"] = metric_tables(whole, kind, lambda model: _row_of(context.study, model, reference))
         metric = MAIN_METRIC[kind]
         if len(main):
             out["forest"] = forest_svg(main, metric_name(metric), CHANCE.get(metric), CONTROLS)
-            out["n"] = _patients(main)
+            out["n"] = _units(main, task)
+            events = main.iloc[0].get("events")
+            if kind == "survival" and known(events) and not is_null(task):
+                out["notes"].append(power_note(int(events)))
     compared = context.comparison.get(name)
     if compared is not None and len(compared):
         out["comparison"] = [_comparison(row) for row in compared.to_dict("records")]
     return out
 
 
-def _what(task: Mapping[str, Any]) -> str:
-    """What a task predicts, in words."""
-    adjust = f"; clinical model with {', '.join(task['adjust'])}" if task.get("adjust") else ""
-    match task["kind"]:
-        case "survival":
-            return f"time {task.get('time')} with event {task.get('event')}{adjust}"
-        case "expression":
-            genes = task.get("genes")
-            return f"{len(genes)} genes{adjust}" if genes else f"all genes of the table{adjust}"
-        case _:
-            return f"target {task.get('target')}{adjust}"
+def _row_of(study: Mapping[str, Any], model: str, reference: str | None) -> dict[str, Any]:
+    """How a model stands in the tables."""
+    chips = ["reference"] * (model == reference)
+    chips += ["made elsewhere"] * (what_it_is(study, model) == "predictions")
+    chips += ["not trained"] * (model not in CONTROLS and is_untrained(models_of(study).get(model, {})))
+    return {"name": model, "control": model in CONTROLS, "chips": chips}
 
 
-def _cell(cells: pd.DataFrame, model: str, metric: str) -> dict[str, str]:
-    if (model, metric) not in cells.index:
-        return {"value": DASH, "span": ""}
-    row = cells.loc[(model, metric)]
-    digits = METRICS.get(metric, ("", 3))[1]
-    return {"value": number(row["estimate"], digits), "span": interval(row["low"], row["high"], digits)}
-
-
-def _patients(rows: pd.DataFrame) -> str:
+def _units(rows: pd.DataFrame, task: Mapping[str, Any]) -> str:
     row = rows.iloc[0]
-    text = count(row["n"], "patient") if known(row.get("n")) else ""
+    text = count(row["n"], unit_of(task)) if known(row.get("n")) else ""
     return text + (f", {count(row['events'], 'event')}" if known(row.get("events")) else "")
 
 

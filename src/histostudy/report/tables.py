@@ -26,17 +26,19 @@ SLIDE_COLUMNS: tuple[tuple[str, str, int | None, float], ...] = (
 
 
 def flow_boxes(flow: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps of the study flow and what each left out."""
+    """Steps of the study flow and what each left out; slides are left unsaid where the study has none."""
+    given = flow.get("steps") or []
+    slides = any(int(s.get("slides") or 0) for s in given)
+
+    def counts(row: Mapping[str, Any]) -> list[str]:
+        return [count(row["slides"], "slide")] * slides + [count(row["patients"], "patient")]
+
     steps = [
         {
-            "step": s["step"], "slides": count(s["slides"], "slide"), "patients": count(s["patients"], "patient"),
-            "excluded": [
-                {"reason": e["reason"], "slides": count(e["slides"], "slide"),
-                 "patients": count(e["patients"], "patient")}
-                for e in s.get("excluded") or []
-            ],
+            "step": s["step"], "counts": counts(s),
+            "excluded": [{"reason": e["reason"], "counts": counts(e)} for e in s.get("excluded") or []],
         }
-        for s in flow.get("steps") or []
+        for s in given
     ]  # fmt: skip
     tasks = [
         {
@@ -65,8 +67,9 @@ def splits_and_leakage(context: ReportContext) -> dict[str, Any] | None:
     """Patients a part and fold, and what the audit found."""
     if context.splits is None and context.leakage is None:
         return None
-    out: dict[str, Any] = {"ok": None, "problems": [], "checks": [], "columns": [], "rows": []}
+    out: dict[str, Any] = {"ok": None, "problems": [], "checks": [], "columns": [], "rows": [], "slides": True}
     if context.leakage is not None:
+        out["slides"] = context.leakage.get("slides") != 0
         out["ok"] = bool(context.leakage.get("ok"))
         out["problems"] = [str(p) for p in context.leakage.get("problems") or []]
         out["checks"] = _checks(context.leakage)
@@ -117,7 +120,7 @@ def _checks(leakage: Mapping[str, Any]) -> list[tuple[str, str]]:
     out = []
     for key, value in leakage.items():
         name = str(key).replace("_", " ")
-        if key in ("ok", "problems", "folds") or value is None:
+        if key in ("ok", "problems", "folds") or value is None or (key == "slides" and not value):
             continue
         if key == "tested" and isinstance(value, Mapping):
             out.append(("each patient tested once a repeat", "yes" if value.get("once") else _tested(value)))

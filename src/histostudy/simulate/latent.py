@@ -4,6 +4,10 @@ One generator for every statistic of the field that needs a known truth. Morphol
 genome g (2) what the expression tables show, and corr(z1, g1) = 0.5 is what the two share. The log hazard is linear in
 z1, g1, z2 g2 (a synergy that no single modality holds), age, stage, grade and the site; times are Weibull, so that the
 hazards are proportional with exactly the planted ratios (Bender et al. 2005, Statistics in Medicine 24:1713).
+
+The few statistics of what was drawn (`cox_coefficients`, `harrell_c`, `auroc`) are written out here although
+`evaluation` has them too: the evaluation is held against them, so they must not share its errors; and a changed line
+of a metric must not make drawn cohorts out of date, which would draw them, and compute all that follows, anew.
 """
 
 from __future__ import annotations
@@ -193,8 +197,9 @@ def harrell_c(time: Floats, event: NDArray[np.bool_], risk: Floats) -> float:
 
 
 def auroc(positive: NDArray[np.bool_], score: Floats) -> float:
-    """Chance that a positive scores above a negative; NaN with one class only."""
-    wins = (score[positive][:, None] > score[~positive][None, :]).astype(float)
+    """Chance that a positive scores above a negative, a tie counting a half; NaN with one class only."""
+    above = score[positive][:, None] - score[~positive][None, :]
+    wins = 0.5 * (1 + np.sign(above))
     return float(wins.mean()) if wins.size else float("nan")
 
 

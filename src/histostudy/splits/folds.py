@@ -34,6 +34,7 @@ def make_splits(
     splits: Splits,
     seed: int,
     slides: pd.DataFrame | None = None,
+    source: str = "patients.csv",
 ) -> pd.DataFrame:
     """Draw the folds of a study, or read the published ones.
 
@@ -49,6 +50,8 @@ def make_splits(
         The study's seed.
     slides : DataFrame, optional
         `slide_id` and `patient_id`: published folds may list slides.
+    source : str
+        Name of the patient table, for messages.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def make_splits(
     if splits.column is not None:
         from histostudy.splits.column import folds_of_column
 
-        return folds_of_column(patients, outcomes, splits, seed)
+        return folds_of_column(patients, outcomes, splits, seed, source)
     patients = patients.sort_values("patient_id", ignore_index=True)
     ids = patients["patient_id"].to_numpy(dtype=object)
     check_size(len(ids), outcomes, splits.folds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from histostudy.errors import BadSlideError
 from histostudy.tiles.lattice import Lattice
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 def corner_of(centres: np.ndarray, size_px0: float) -> np.ndarray:
     """Top left corners (N, 2) int64 of tiles of a side around centres (N, 2), level-0 pixels."""
     return np.rint(np.asarray(centres, float) - size_px0 / 2).astype(np.int64)
+
+
+def in_slide(centres: np.ndarray, size_px0: ArrayLike, width_px0: ArrayLike, height_px0: ArrayLike) -> np.ndarray:
+    """Whether tiles of a side around centres (N, 2) lie wholly in their slide: (N,) bool; sizes one or (N,)."""
+    side = np.asarray(size_px0, float)
+    corners = np.rint(np.asarray(centres, float) - side.reshape(-1, 1) / 2)
+    ends = np.stack(np.broadcast_arrays(np.asarray(width_px0, float), np.asarray(height_px0, float)), -1)
+    return (corners >= 0).all(1) & (corners + side.reshape(-1, 1) <= ends).all(1)
 
 
 def lay_spots(slide_id: str, lattice: Lattice, spots: pd.DataFrame, *, identity: str = "") -> TileSet:
@@ -40,13 +49,13 @@ def lay_spots(slide_id: str, lattice: Lattice, spots: pd.DataFrame, *, identity:
         ``no_tiles``.
     """
     mine = spots[spots["slide_id"] == slide_id]
-    corners = np.unique(corner_of(mine[["x_px0", "y_px0"]].to_numpy(), lattice.size_px0), axis=0)
-    inside = (corners >= 0).all(1) & (corners + lattice.size_px0 <= [lattice.width_px0, lattice.height_px0]).all(1)
+    centres = mine[["x_px0", "y_px0"]].to_numpy()
+    inside = in_slide(centres, lattice.size_px0, lattice.width_px0, lattice.height_px0)
     if not inside.any():
         raise BadSlideError(
             "no_tiles", f"none of {len(mine)} spots has a tile of {lattice.size_px0:.0f} px in the slide"
         )
-    corners = corners[inside]
+    corners = np.unique(corner_of(centres[inside], lattice.size_px0), axis=0)
     corners = corners[np.lexsort((corners[:, 0], corners[:, 1]))]
     attrs = {
         "slide_id": slide_id, "mpp_requested": lattice.mpp, "mpp_effective": lattice.mpp_effective,

@@ -155,17 +155,37 @@ def _kaplan_meier(time: np.ndarray, event: np.ndarray, days: Sequence[int]) -> n
     return curve[np.searchsorted(times, np.asarray(days, float), side="right")]
 
 
+def untrained_result(
+    predictions: pd.DataFrame, tensors: dict[str, Any], config: dict[str, Any], n_fit: int
+) -> RunResult:
+    """The result of a run without epochs: predictions that were submitted, and what made them.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As the guard gave them back.
+    tensors, config : dict
+        Weights, where there are some, and what they are.
+    n_fit : int
+        Patients they were fitted on.
+    """
+    import pandas as pd
+    import torch
+
+    from histostudy.training.loop import RunResult
+
+    history = pd.DataFrame({"epoch": [], "lr": [], "train_loss": [], "val_loss": [], "best": []})
+    info = {
+        "n_train": n_fit, "n_val": 0, "n_test": len(predictions),
+        "parameters": sum(t.numel() for t in tensors.values()), "epochs": 0, "best_epoch": 0,
+    }  # fmt: skip
+    return RunResult(predictions, tensors or {"nothing": torch.zeros(0)}, config, history, info)
+
+
 def _result(
     columns: dict[str, np.ndarray], test: TestPart, tensors: dict[str, Any], config: dict[str, Any], n_fit: int
 ) -> RunResult:
     import pandas as pd
 
-    from histostudy.training.loop import RunResult
-
     predictions = test.submit(pd.DataFrame({"patient_id": list(test.patient_ids)} | columns))
-    history = pd.DataFrame({"epoch": [], "lr": [], "train_loss": [], "val_loss": [], "best": []})
-    info = {
-        "n_train": n_fit, "n_val": 0, "n_test": len(test.patient_ids),
-        "parameters": sum(t.numel() for t in tensors.values()), "epochs": 0, "best_epoch": 0,
-    }  # fmt: skip
-    return RunResult(predictions, tensors, config, history, info)
+    return untrained_result(predictions, tensors, config, n_fit)

@@ -8,7 +8,7 @@ one eigendecomposition serves all penalties; every other is solved to its optimu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PENALTIES = tuple(10 ** (k / 2) for k in range(4, -8, -1))
 #: Of a regression: a variance shared by a thousand features needs a stronger one to be shrunk away.
 REGRESSION_PENALTIES = tuple(10 ** (k / 2) for k in range(8, -8, -1))
-#: Penalty where no inner part can choose.
-DEFAULT_PENALTY = 0.1
+#: Parts of the training part that choose the penalty in turn where no inner part does.
+PARTS = 5
 #: Penalties without a better inner loss before a path solved step by step ends.
 PATIENCE = 3
 
@@ -69,9 +69,10 @@ def fit_linear(
     x_val = None if val is None else _vectors(network, _means(network, store, val[0]))
     exact = _has_closed_form(head, targets)
     fixed = getattr(network.aggregator.options, "penalty", None)
-    path = _path(head) if val is not None else (DEFAULT_PENALTY,)
-    path = path if fixed is None else (float(fixed),)
     solve = ridge_path if exact else _stepped_path
+    path: Sequence[float] = _path(head) if fixed is None else (float(fixed),)
+    if val is None and fixed is None:
+        path = (_by_parts(head, x, targets, path, solve),)
     best, best_state, chosen, since = math.inf, None, 0, 0
     history: list[dict[str, Any]] = []
     for penalty, (weight, bias) in zip(path, solve(head, x, targets, path), strict=True):
@@ -136,6 +137,27 @@ def ridge_path(head: Head, x: Tensor, targets: dict[str, Tensor], penalties: Seq
 def _has_closed_form(head: Head, targets: dict[str, Tensor]) -> bool:
     """Whether the loss is squared error and no target is missing."""
     return head.config["kind"] == "regression" and bool(torch.isfinite(targets["y"]).all())
+
+
+def _by_parts(
+    head: Head, x: Tensor, targets: dict[str, Tensor], path: Sequence[float], solve: Callable[..., Iterator[Solution]]
+) -> float:
+    """The penalty of the lowest mean loss over `PARTS` parts of the training part, each left out in turn.
+
+    Patients are dealt in the order of their outcomes, so that every part has its share of events or classes.
+    """
+    key = targets["time"] - 1e9 * targets["event"] if "time" in targets else targets["y"].double().reshape(len(x), -1)
+    order = torch.argsort(key if key.ndim == 1 else key[:, 0], stable=True)
+    part = torch.empty(len(x), dtype=torch.int64)
+    part[order] = torch.arange(len(x)) % PARTS
+    losses = torch.zeros(len(path), dtype=torch.float64)
+    for number in range(min(PARTS, len(x))):
+        out = part == number
+        inside = {name: value[~out] for name, value in targets.items()}
+        left = {name: value[out] for name, value in targets.items()}
+        for k, (weight, bias) in enumerate(solve(head, x[~out], inside, path)):
+            losses[k] += _loss(head, weight, bias, x[out], left)
+    return float(path[int(losses.argmin())])
 
 
 def _path(head: Head) -> Sequence[float]:

@@ -6,13 +6,14 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from histostudy.errors import ModelError
+from histostudy.models.batch import ModalityValues
 from histostudy.models.heads import head_config
 from histostudy.models.model import MILModel
 from histostudy.models.registry import Moment
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 #: In a cohort of few patients the batch shrinks until an epoch has this many steps, but not below a size.
 STEPS_AN_EPOCH = 8
 SMALLEST_BATCH = 8
+#: Share of training patients whose modality is hidden at a step, where some patient of the cohort lacks it.
+HIDDEN_SHARE = 0.1
 
 
 @dataclass
@@ -139,12 +142,14 @@ def train_run(
             store = store.beside(tables)
         network.standardise_by(*store.moments(rows))
         if sources:
-            network.aggregator.set_sources(sources, network.mean, network.scale)  # type: ignore[operator]
-        network.aggregator.prepare(_drawer(network, store, rows, seed), seed)
+            network.aggregator.set_sources(sources, network.mean, network.scale)
+        solved = network.aggregator.linear and not recipes and settings.epochs > 0
+        if not solved:
+            network.aggregator.prepare(_drawer(network, store, rows, seed), seed)
         val_targets = targets_of(outcome, val_ids) if val_ids else {}
-        val = (store.rows(val_ids), val_targets) if _can_judge(val_targets) else None
+        val = (store.rows(val_ids), val_targets) if settings.epoch == "inner" and _can_judge(val_targets) else None
         watch = _Watch(network, store, test.patient_ids) if settings.trace else None
-        if network.aggregator.linear and not recipes and settings.epochs:
+        if solved:
             history = fit_linear(network, store, (rows, targets), val)
         else:
             history = _fit(network, store, (rows, targets), val, settings, seed, recipes, watch)
@@ -252,12 +257,15 @@ def _fit(
 
 
 def _can_judge(targets: dict[str, Tensor]) -> bool:
-    """Whether the inner part can choose an epoch: it has patients, and events where time matters."""
+    """Whether the inner part can choose an epoch: it has patients, and where time matters pairs to compare."""
     if not targets:
+        logger.warning("the inner part is empty; the last epoch is kept")
         return False
-    if "event" in targets and not bool((targets["event"] > 0).any()):
-        logger.warning("the inner part has no event; the last epoch is kept")
-        return False
+    if "event" in targets:
+        first = targets["time"][targets["event"] > 0]
+        if not len(first) or not bool((targets["time"] > first.min()).any()):
+            logger.warning("the inner part has no event with somebody at risk after it; the last epoch is kept")
+            return False
     return True
 
 
@@ -284,6 +292,7 @@ class _Epoch:
             done = epoch + number / len(batches)
             network.aggregator.moment = Moment(done / settings.epochs, done)
             batch = store.batch([self.rows[i] for i in chosen.tolist()], settings.max_tiles, self.generator)
+            batch.modalities = self._hidden(batch.modalities)
             place = chosen.to(store.device)
             targets = {name: value[place] for name, value in self.targets.items()}
             with torch.autocast("cuda", torch.bfloat16, enabled=store.device == "cuda"):
@@ -300,6 +309,17 @@ class _Epoch:
             loss.backward()
             self.optimiser.step()
         return float(total) / len(self.rows)
+
+    def _hidden(self, tables: Mapping[str, ModalityValues]) -> Mapping[str, ModalityValues]:
+        """Hide modalities of some patients, so that what stands for a missing one learns its part."""
+        out = {}
+        for name, table in tables.items():
+            share = self.settings.modality_dropout
+            if share is None:
+                share = HIDDEN_SHARE if self.store.modalities[name].somebody_lacks_it else 0.0
+            seen = torch.rand(len(table.present), generator=self.generator) >= share if share else None
+            out[name] = table if seen is None else replace(table, present=table.present & seen.to(table.present.device))
+        return out
 
     def _order(self) -> Tensor:
         """Training patients in a drawn order; balanced: drawn with equal chance of each class, with replacement."""
@@ -324,7 +344,7 @@ def _balance(targets: Mapping[str, Tensor], settings: Training) -> Tensor:
 @torch.no_grad()
 def raw_predictions(network: MILModel, store: TileStore, rows: Sequence[int]) -> Tensor:
     """Raw outputs (n, outputs) on the CPU of patients at `rows`, in float32 without dropout or autocast."""
-    network.eval()
+    network.to(store.device).eval()
     raw = [network(batch)[0].cpu() for batch in store.evaluation_batches(rows)]
     return torch.cat(raw)
 

@@ -42,6 +42,11 @@ class RunModality:
     centre: Tensor
     scale: Tensor
 
+    @property
+    def somebody_lacks_it(self) -> bool:
+        """Whether any patient of the store has no such table."""
+        return not bool(self.present.all())
+
     def of(self, rows: Sequence[int], device: str) -> ModalityValues:
         """The patients at `rows`."""
         index = torch.as_tensor(rows, dtype=torch.int64)
@@ -71,7 +76,7 @@ def fit_modality(
     Raises
     ------
     ModelError
-        If nobody of the training part has the modality, or no column varies there.
+        If nobody of the training part has the modality, no column varies there, or no group keeps one.
     """
     place = {patient: i for i, patient in enumerate(table.patient_ids)}
     where = np.array([place.get(p, -1) for p in patient_ids])
@@ -105,8 +110,12 @@ def _spec(table: ModalityTable, keep: np.ndarray) -> Modality:
     """Kept columns and the groups that still have some; without groups, one of all."""
     columns = tuple(table.columns[i] for i in keep)
     number = {name: i for i, name in enumerate(columns)}
+    if not table.groups:
+        return Modality(table.name, columns, (tuple(range(len(columns))),))
     groups = [tuple(number[c] for c in members if c in number) for members in table.groups.values()]
-    return Modality(table.name, columns, tuple(g for g in groups if g) or (tuple(range(len(columns))),))
+    if not any(groups):
+        raise ModelError(f"no column of modality {table.name!r} that is kept is in a group", todo="raise its `top`")
+    return Modality(table.name, columns, tuple(g for g in groups if g))
 
 
 def install(network: MILModel, modalities: Mapping[str, RunModality]) -> None:

@@ -16,14 +16,17 @@ from histostudy.files import digest_of, read_json, sha256, write_json, write_tab
 from histostudy.log import progress
 from histostudy.seeds import derive_seed
 from histostudy.study import CONTROLS
+from histostudy.tasks import EVALUATED_ONLY
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from histostudy.cohort.foreign import ForeignPredictions
     from histostudy.cohort.modalities import ModalityTable
     from histostudy.cohort.outcomes import Outcome
     from histostudy.features.bags import Bags
     from histostudy.study import Study
+    from histostudy.training.guard import TestPart
     from histostudy.training.loop import RunResult
     from histostudy.training.modalities import RunModality
 
@@ -97,7 +100,11 @@ def train_model(
     runs = []
     groups = list(splits.groupby(["repeat", "fold"], sort=True))
     _forget(Path(out_dir), {f"r{repeat}f{fold}" for (repeat, fold), _ in groups})
+    has_outcome = set(outcome.patient_ids)
     for (repeat, fold), rows in progress(groups, f"{task} {model}", total=len(groups)):
+        if not set(rows.loc[rows["part"] == "test", "patient_id"]) & has_outcome:
+            logger.info("%s: nobody with the outcome is tested in repeat %s fold %s", task, repeat, fold)
+            continue
         parts = {part: sorted(rows.loc[rows["part"] == part, "patient_id"]) for part in ("train", "val", "test")}
         folder = Path(out_dir) / f"r{repeat}f{fold}"
         about = {**context, "repeat": int(repeat), "fold": int(fold), "parts": parts}
@@ -107,6 +114,8 @@ def train_model(
         if run is None:
             run = trainer.run(int(repeat), int(fold), parts, folder, identity)
         runs.append(run)
+    if not runs:
+        raise ModelError(f"task {task}: no patient with the outcome is in a test part", todo="check the folds")
     return pd.DataFrame(runs)
 
 
@@ -126,9 +135,9 @@ class _Trainer:
         self, study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int,
         tables: Mapping[str, ModalityTable], sources: Mapping[str, Path],
     ) -> None:  # fmt: skip
+        from histostudy.cohort.foreign import ForeignPredictions
         from histostudy.models.survival import day_grid
         from histostudy.training.determinism import pick_device
-        from histostudy.training.foreign import ForeignPredictions
         from histostudy.training.tilestore import TileStore
 
         self.study, self.task, self.model, self.outcome, self.threads = study, task, model, outcome, threads
@@ -200,7 +209,7 @@ class _Trainer:
         seed = derive_seed(self.study.seed, self.task, self.model, repeat, fold)
         test = TestPart(self.outcome, parts["test"])
         if self.foreign is not None:
-            return self.foreign.run(repeat, fold, test)
+            return _foreign_run(self.foreign, repeat, fold, test)
         if self.store is None:
             from histostudy.training.controls import clinical_run, prior_run
 
@@ -218,6 +227,17 @@ class _Trainer:
         )  # fmt: skip
 
 
+def _foreign_run(foreign: ForeignPredictions, repeat: int, fold: int, test: TestPart) -> RunResult:
+    """The predictions of a run's test patients that a file holds: nothing is trained."""
+    import pandas as pd
+
+    from histostudy.training.controls import untrained_result
+
+    ids = list(test.patient_ids)
+    columns = {"patient_id": ids} | foreign.values(repeat, fold, ids)
+    return untrained_result(test.submit(pd.DataFrame(columns)), {}, {"control": "predictions made elsewhere"}, 0)
+
+
 def _context(
     study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int,
     tables: Mapping[str, ModalityTable],
@@ -227,16 +247,17 @@ def _context(
     context: dict[str, Any] = {
         "code": code_version(__name__),
         "seed": study.seed,
-        "task": outcome.task.model_dump(mode="json", exclude={"table", "adjust", "centroids"}),
+        "task": outcome.task.model_dump(mode="json", exclude=EVALUATED_ONLY | {"table"}),
         "model": model if control else [model, study.models[model].model_dump(mode="json")],
         "outcome": _digest(outcome.patient_ids, outcome.y, outcome.time, outcome.event, outcome.classes,
                            outcome.genes),
     }  # fmt: skip
-    if not control and bags is not None:
+    if not control and study.models[model].aggregator is not None:
         from histostudy.training.determinism import pick_device
 
-        context["features"] = _digest(bags.patient_ids, bags.offsets, bags.features)
         context["machine"] = [pick_device(study.models[model].training.device), threads]
+    if not control and bags is not None:
+        context["features"] = _digest(bags.patient_ids, bags.offsets, bags.features)
     if not control:
         spec = study.models[model]
         context["predictions"] = None if spec.predictions is None else sha256(spec.predictions)

@@ -35,14 +35,7 @@ def head_names(outcome: Outcome, days: Sequence[int]) -> dict[str, Any]:
         return {"days": list(days)}
     if kind == "classification":
         return {"classes": list(outcome.classes)}
-    return {"columns": prediction_columns(outcome)}
-
-
-def prediction_columns(outcome: Outcome) -> list[str]:
-    """Columns of a regression's or an expression's prediction."""
-    if outcome.task.kind == "regression":
-        return ["prediction"]
-    return [f"pred_{gene}" for gene in outcome.genes]
+    return {"columns": outcome.prediction_columns}
 
 
 def truth_frame(outcome: Outcome, patient_ids: Sequence[str]) -> pd.DataFrame:

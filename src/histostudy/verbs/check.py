@@ -55,8 +55,12 @@ def check_study(study: Study, layout: Layout) -> None:
     StudyError
         For an unknown name or option, an encoder off its scale, features of two widths or with a NaN.
     """
+    from histostudy.training.stage import looks_at_tiles
+
     for name, model in study.models.items():
         try:
+            if name in study.compare.transfer and not looks_at_tiles(study, name):
+                raise ConfigError("it looks at no tiles", todo="take it out of compare.transfer")
             _check_model(study, model)
         except StudyError as error:
             raise ConfigError(error.what, where=f"models.{name}", todo=error.todo) from None
@@ -80,7 +84,8 @@ def check_study(study: Study, layout: Layout) -> None:
 def _check_model(study: Study, model: Model) -> None:
     """Build what a model names, on one made-up column of each of its modalities."""
     from histostudy.models.batch import Modality
-    from histostudy.models.registry import aggregator_kind, build_aggregator
+    from histostudy.models.model import MILModel
+    from histostudy.models.registry import aggregator_kind
     from histostudy.training.recipes import build_recipes
 
     if model.aggregator is None:
@@ -88,11 +93,15 @@ def _check_model(study: Study, model: Model) -> None:
     kind = aggregator_kind(model.aggregator)
     if kind.uses_tiles and not study.has_slides:
         raise ConfigError(f"{model.aggregator} looks at tiles", todo="give cohort.slides, or a model of tables (snn)")
-    if model.sources is None and hasattr(kind, "set_sources"):
-        raise ConfigError(f"{model.aggregator} builds on other models", todo="name one under `sources`")
+    if kind.sources != (model.sources is not None):
+        if kind.sources:
+            raise ConfigError(f"{model.aggregator} builds on other models", todo="name one under `sources`")
+        raise ConfigError(f"{model.aggregator} builds on no other model", todo="leave out `sources`")
+    source = study.models[model.sources].aggregator if model.sources else None
+    if source is not None and (not aggregator_kind(source).uses_tiles or study.models[str(model.sources)].modalities):
+        raise ConfigError(f"its source {model.sources} is not a model of tiles alone", todo="name one that is")
     tables = [Modality(name, ("column",), ((0,),)) for name in model.modalities]
-    options = dict(model.options) | ({"sources": []} if model.sources else {})
-    build_aggregator(model.aggregator, 1, options, modalities=tables)
+    MILModel(1, model.aggregator, model.options, {"kind": "regression", "columns": ["y"]}, tables, model.fusion)
     build_recipes(model.recipe)
 
 

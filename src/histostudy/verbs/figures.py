@@ -110,7 +110,8 @@ def attending_model(study: Study) -> str | None:
     names = [study.compare.reference or "", *study.models]
     for aggregator in ATTENDING:
         for name in names:
-            if name in study.models and study.models[name].aggregator == aggregator:
+            spec = study.models.get(name)
+            if spec is not None and spec.aggregator == aggregator and not spec.modalities:
                 return name
     return None
 
@@ -180,7 +181,7 @@ class _Artist:
         shown = self.study.compare.reference
         mine = table[table["model"] == shown] if len(table) else table
         slide = str(mine["slide_id"].iloc[0]) if len(mine) else ""
-        return draw(mine, slide_mpp=float(self._facts(slide)["mpp"]) if slide else 1.0, title=str(shown))
+        return draw(mine, slide_mpp=float(self._facts(slide)["mpp"]) if slide else 1.0)
 
     def cohort_flow(self, draw: Any) -> Figure:
         """The flow that the cohort stage wrote."""

@@ -99,7 +99,12 @@ def _beside(tables: Tables, task: str) -> Beside:
     places = centroids = survival = None
     if tables.outcomes[task].patient_of:
         spots = read_spots(str(study.tiles.spots))
-        mpp = spots["slide_id"].map(tables.features.set_index("slide_id")["mpp"]).astype(float)
+        spots = spots[spots["spot_id"].isin(tables.outcomes[task].patient_of)]
+        known = tables.features if "mpp" in tables.features else tables.cohort.slides
+        mpp = spots["slide_id"].map(known.set_index("slide_id")["mpp"]).astype(float)
+        if mpp.isna().any():
+            slide = spots.loc[mpp.isna(), "slide_id"].iloc[0]
+            raise ConfigError(f"slide {slide} has no mpp", where=study.cohort.slides, todo="give it in the column mpp")
         places = spots.assign(x_um=spots["x_px0"] * mpp, y_um=spots["y_px0"] * mpp)
     if spec.kind == "expression" and spec.subtypes:
         if spec.centroids is not None:

@@ -15,7 +15,8 @@ from histostudy.study import CONTROLS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from histostudy.study import Study, Task
+    from histostudy.study import Study
+    from histostudy.tasks import Task
 
 Row = dict[str, Any]
 
@@ -38,8 +39,8 @@ def planted_and_found(
     - A hazard ratio: the interval of the reference model's multivariable Cox table reaches the ratio that was
       planted, or one between it and the ratio that a Cox model finds which knows the covariates alone (what a model
       does not know pulls the ratios towards 1, so the truth lies between).
-    - No effect (genes that follow nothing, shuffled outcomes): at most a tenth of the intervals (and one) leave
-      chance out; of 95% intervals one in twenty does anyway.
+    - No effect (genes that follow nothing, shuffled outcomes): no more intervals leave chance out than do in 99 of 100
+      studies by chance alone, if genes were independent; at least one may.
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def planted_and_found(
         if task.permute is not None:
             rows += _shuffled(study, task, table)
         elif task.kind == "expression":
-            rows += _genes(task.name, of_model(study, table, "pearson"), truth["expression"])
+            rows += _genes(task.name, of_model(study, table, "pearson"), truth["expression"], study.compare.confidence)
         elif of_features:
             rows += _models(task, table, truth)
             cox = (tables or {}).get(task.name, {}).get("cox")
@@ -166,12 +167,12 @@ def _shuffled(study: Study, task: Task, table: pd.DataFrame) -> list[Row]:
             "effect": f"{task.name}: {metric}",
             "planted": f"outcomes shuffled: {chance:g}",
             "found": f"mean {mean:.2f}; interval without {chance:g} for {away} of {len(part)} {what}",
-            "agrees": away <= max(1, len(part) // 10),
+            "agrees": away <= _by_chance(len(part), study.compare.confidence),
         })  # fmt: skip
     return rows
 
 
-def _genes(task: str, table: pd.DataFrame, truth: Mapping[str, Any]) -> list[Row]:
+def _genes(task: str, table: pd.DataFrame, truth: Mapping[str, Any], confidence: float) -> list[Row]:
     planted: Mapping[str, float] = truth["r"]
     indirect: Mapping[str, float] = truth.get("through_what_is_shared", {})
     table = table[table["gene"] != "all"].set_index("gene")
@@ -191,9 +192,16 @@ def _genes(task: str, table: pd.DataFrame, truth: Mapping[str, Any]) -> list[Row
         "effect": f"{task}: all other genes",
         "planted": f"no effect for {len(others)} genes",
         "found": f"mean r {others['estimate'].mean():.2f}; interval without 0 for {away} of {len(others)}",
-        "agrees": away <= max(1, len(others) // 10),
+        "agrees": away <= _by_chance(len(others), confidence),
     })  # fmt: skip
     return rows
+
+
+def _by_chance(intervals: int, confidence: float) -> int:
+    """How many of so many intervals may leave the truth out in 99 of 100 studies."""
+    from scipy.stats import binom
+
+    return max(1, int(binom.ppf(0.99, intervals, 1 - confidence)))
 
 
 def _gene_row(effect: str, planted: Mapping[str, float], table: pd.DataFrame, agrees: bool) -> Row:

@@ -68,7 +68,7 @@ def write_report(study_file: Path) -> None:
         thumbnails=thumbnails,
         planted=_planted(study, layout, metrics) if study.cohort.simulate else None,
         software=versions.software(),
-        data=versions.data([Path(path) for path in Plan(study, layout).tables]),
+        data=versions.data([Path(path) for path in Plan(study, layout).data_files]),
     )
     write_text(home / "report.html", render_report(context))
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histostudy.cohort.expression import spot_outcome
+from histostudy.cohort.foreign import ForeignPredictions
 from histostudy.cohort.modalities import ModalityTable, read_modalities
-from histostudy.cohort.outcomes import Outcome, outcome_of
+from histostudy.cohort.outcomes import Outcome, outcome_of, spot_outcome
 from histostudy.cohort.spots import read_spots
 from histostudy.cohort.tables import ROW, Cohort, read_cohort
-from histostudy.errors import TableError, at
+from histostudy.errors import SplitError, TableError, at
 from histostudy.files import write_json, write_table
 from histostudy.layout import Layout
 from histostudy.splits.folds import make_splits
 from histostudy.study import Study
 from histostudy.studyfile import load_study
-from histostudy.training.foreign import ForeignPredictions
+from histostudy.tiles.spots import in_slide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,10 +89,14 @@ def check_tables(study: Study, layout: Layout) -> pd.DataFrame:
     """
     cohort = read(study, layout)
     outcomes = outcomes_of(study, cohort)
-    read_modalities(study.modalities, cohort.patients, cohort.source)
+    read_modalities(study.modalities, cohort.patients, cohort.source, study.outcome_columns())
     of_patients = [outcome for outcome in outcomes.values() if not outcome.patient_of]
     if study.tasks:
-        splits = make_splits(cohort.patients, of_patients, study.splits, study.seed, slides=cohort.slides)
+        splits = make_splits(
+            cohort.patients, of_patients, study.splits, study.seed, slides=cohort.slides, source=cohort.source
+        )
+        for outcome in of_patients:
+            check_folds(outcome, splits)
         for path in [model.predictions for model in study.models.values() if model.predictions is not None]:
             for outcome in of_patients:
                 ForeignPredictions(path, outcome).check(splits)
@@ -107,13 +111,51 @@ def check_tables(study: Study, layout: Layout) -> pd.DataFrame:
     return cohort.slides
 
 
-def outcomes_of(study: Study, cohort: Cohort) -> dict[str, Outcome]:
-    """Outcomes of all tasks, of patients or of spots."""
+def check_folds(outcome: Outcome, splits: pd.DataFrame) -> None:
+    """Refuse folds in which a task cannot be trained; one that tests nobody of it is passed over in training.
+
+    Raises
+    ------
+    SplitError
+        If no fold tests a patient of the task, or a training part has none of its patients, or no event.
+    """
+    known = set(outcome.patient_ids)
+    events = set(outcome.patient_ids[outcome.event]) if outcome.event is not None else known
+    mine = splits[splits["patient_id"].isin(known)]
+    tested = mine[mine["part"] == "test"]
+    if tested.empty:
+        raise SplitError(f"task {outcome.name}: no fold tests any of its patients", todo="check the folds and `where`")
+    for (repeat, fold), _ in tested.groupby(["repeat", "fold"], sort=True):
+        run = mine[(mine["repeat"] == repeat) & (mine["fold"] == fold)]
+        if not set(run.loc[run["part"] == "train", "patient_id"]) & events:
+            raise SplitError(
+                f"task {outcome.name}: no {'event' if outcome.event is not None else 'patient'} in the training part "
+                f"of repeat {repeat} fold {fold}",
+                todo="use fewer folds, or other ones",
+            )
+
+
+def spots_with_tiles(spots: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
+    """Spots around which a tile lies in a slide that has features: no model could predict the others."""
+    facts = index[index["status"] == "ok"].set_index("slide_id")
+    spots = spots[spots["slide_id"].isin(facts.index)]
+    if "size_px0" not in facts:  # another tool's features: its tiles are where it says
+        return spots
+    mine = facts.loc[spots["slide_id"]]
+    kept = in_slide(spots[["x_px0", "y_px0"]].to_numpy(), mine["size_px0"], mine["width_px0"], mine["height_px0"])
+    if not kept.all():
+        logger.warning("%d of %d spots lie too near the edge for a tile and are left out", (~kept).sum(), len(kept))
+    return spots[kept]
+
+
+def outcomes_of(study: Study, cohort: Cohort, index: pd.DataFrame | None = None) -> dict[str, Outcome]:
+    """Outcomes of all tasks, of patients or of spots; with an `index` of features, of the spots that have a tile."""
     out = {}
     for task in study.tasks:
         if task.kind == "expression" and task.level == "spot":
             slides = dict(zip(cohort.slides["slide_id"], cohort.slides["patient_id"], strict=True))
-            out[task.name] = spot_outcome(task, read_spots(str(study.tiles.spots)), slides)
+            spots = read_spots(str(study.tiles.spots))
+            out[task.name] = spot_outcome(task, spots if index is None else spots_with_tiles(spots, index), slides)
         else:
             out[task.name] = outcome_of(task, cohort.patients, cohort.source)
     return out
@@ -128,7 +170,7 @@ def load_tables(study_file: Path) -> Tables:
     study = load_study(study_file)
     layout = Layout(study)
     cohort = read(study, layout)
-    modalities = read_modalities(study.modalities, cohort.patients, cohort.source)
+    modalities = read_modalities(study.modalities, cohort.patients, cohort.source, study.outcome_columns())
     if not study.has_slides:
         index = pd.DataFrame({"slide_id": [], "patient_id": [], "status": [], "reason": [], "file": []}, dtype="str")
         return _with_outcomes(Tables(study, layout, cohort, index, {}, modalities))
@@ -143,7 +185,7 @@ def load_tables(study_file: Path) -> Tables:
 
 def _with_outcomes(tables: Tables) -> Tables:
     """Read the outcomes, count their patients in the flow, and those without a modality."""
-    tables.outcomes.update(outcomes_of(tables.study, tables.cohort))
+    tables.outcomes.update(outcomes_of(tables.study, tables.cohort, tables.features))
     for outcome in tables.patient_outcomes:
         tables.cohort.flow.task(outcome)
     return tables

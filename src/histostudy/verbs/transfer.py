@@ -50,7 +50,8 @@ def transfer_model(study_file: Path, model: str) -> None:
                     continue
                 place, raw = outcome.rows(ids), raw_predictions(network, mine, mine.rows(ids))
                 frame = pd.DataFrame({"patient_id": ids, "risk": network.head.predict(raw)["risk"]})
-                frame["time"], frame["event"] = outcome.y[place], outcome.event[place]  # type: ignore[index]
+                assert outcome.time is not None and outcome.event is not None
+                frame["time"], frame["event"] = outcome.time[place], outcome.event[place]
                 frames.append(frame.assign(source=source, target=target, repeat=int(repeat), fold=int(fold)))
     risks = pd.concat(frames, ignore_index=True)
     patients: dict[str, list[str]] = {}

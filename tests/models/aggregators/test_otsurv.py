@@ -33,7 +33,7 @@ def test_the_mass_rises_in_training_only(epoch: float, mass: float) -> None:
     model.moment = Moment(0.1, epoch)
     assert model.mass() == 1
     assert model.train().mass() == pytest.approx(mass)
-    assert aggregator(mass=0.6).mass() == 0.6
+    assert aggregator(mass=0.6).mass() == aggregator(mass=0.6, ramp=0).train().mass() == 0.6
     assert aggregator(ramp=0).train().mass() == 1
 
 
@@ -98,7 +98,7 @@ def test_half_precision_is_near() -> None:
 def test_wrong_options_are_one_line() -> None:
     with pytest.raises(ModelError, match="mass is above 0 and at most 1"):
         aggregator(mass=0)
-    with pytest.raises(ModelError, match="epsilon is above 0"):
+    with pytest.raises(ModelError, match="epsilon is a number above 0"):
         aggregator(epsilon=0)
 
 

@@ -50,6 +50,12 @@ class Watched(Aggregator):
         pooled = torch.stack([batch.features[batch.segments == i].mean(0) for i in range(len(batch))])
         return pooled, batch.features.new_full((len(batch.features),), 0.25)
 
+    def start(self, targets):
+        self.told.append(("start", targets["y"].tolist()))
+
+    def set_sources(self, models, mean, scale):
+        self.told.append(("set_sources", len(models), float(mean.sum()), float(scale.sum())))
+
     def prepare(self, draw, seed):
         self.told.append(("prepare", draw(3).shape, seed))
 
@@ -57,14 +63,16 @@ class Watched(Aggregator):
         return targets["y"].sum()
 
 
-def test_the_base_is_prepared_told_the_time_and_keeps_its_penalty_and_attention() -> None:
+def test_the_base_is_told_what_a_model_is_told_and_keeps_its_penalty_and_attention() -> None:
     base = Watched()
     model = LateFusion(base, (RNA,), width=8).double()
     assert model.multimodal
     assert not model.linear
     assert model.uses_tiles
+    model.start({"y": torch.tensor([1, 0])})
+    model.set_sources([], torch.zeros(5), torch.ones(5))
     model.prepare(lambda most: torch.zeros(most, 5), 7)
-    assert base.told == [("prepare", (3, 5), 7)]
+    assert base.told == [("start", [1, 0]), ("set_sources", 0, 0.0, 5.0), ("prepare", (3, 5), 7)]
     model.moment = Moment(0.5, 3.0)
     assert base.moment == model.moment == Moment(0.5, 3.0)
     assert model.penalty({"y": torch.tensor([1.0, 2.0])}) == 3

@@ -154,6 +154,20 @@ def spearman(w: Floats, x: Floats, y: Floats) -> Floats:
     return np.where(good, np.einsum("bi,bi->b", wa, b) / np.sqrt(np.where(good, va * vb, 1)), np.nan)
 
 
+def standard_ranks(x: Floats) -> Floats:
+    """Ranks within each row of (n, g), centred and of unit length: their products are Spearman's coefficients.
+
+    NaN where a row is constant.
+    """
+    from scipy.stats import rankdata
+
+    constant = np.ptp(x, axis=1) <= 1e-12 * np.maximum(np.abs(x).max(1), 1e-300)
+    ranks = rankdata(x, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    length = np.sqrt((ranks**2).sum(1))
+    return ranks / np.where(constant | (length == 0), np.nan, length)[:, None]
+
+
 def r2(w: Floats, truth: Floats, prediction: Floats) -> Floats:
     """Coefficient of determination of each column (n, g), about the weighted mean of the truth, shape (B, g)."""
     centre = truth.mean(0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from histostudy.models.batch import BagBatch, segment_softmax, segment_sum
-from histostudy.models.layers import GatedAttention
+from histostudy.models.layers import GatedAttention, relu_layers
 from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
 
 
@@ -43,7 +43,7 @@ class ABMIL(Aggregator):
         super().__init__(dim_in, options)
         hidden = options.hidden
         self.dim_out = hidden * options.heads
-        self.embed = nn.Sequential(nn.Linear(dim_in, hidden), nn.ReLU(), nn.Dropout(options.dropout))
+        self.embed = relu_layers(dim_in, hidden, dropout=options.dropout)
         self.attention = GatedAttention(hidden, options.attention, options.heads, options.gated)
 
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch
 from histostudy.models.clusters import ClusterCache, cluster_means, spread_over_tiles
+from histostudy.models.layers import full_precision, relu_layers
 from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
 
 #: Padded scores held at a time, whatever the number of genes.
@@ -58,10 +58,7 @@ class HE2RNA(Aggregator):
     def __init__(self, dim_in: int, options: HE2RNAOptions, outputs: int) -> None:
         super().__init__(dim_in, options)
         self.dim_out = outputs
-        layers: list[nn.Module] = []
-        for width, after in pairwise((dim_in, *options.widths)):
-            layers += [nn.Linear(width, after), nn.ReLU(), nn.Dropout(options.dropout)]
-        self.embed = nn.Sequential(*layers)
+        self.embed = relu_layers(dim_in, *options.widths, dropout=options.dropout)
         self.score = nn.Linear(options.widths[-1], outputs, bias=False)
         nn.init.zeros_(self.score.weight)
         self._clusters = ClusterCache(options.supertiles) if options.supertiles is not None else None
@@ -78,7 +75,7 @@ class HE2RNA(Aggregator):
         predictions, shares = [], torch.zeros(len(batch.features), device=hidden.device)
         for genes in self._some_genes(batch):
             scores = nn.functional.linear(hidden, self.score.weight[genes])
-            means, chosen = top_means(scores if scores.dtype == torch.float64 else scores.float(), batch, ks)
+            means, chosen = top_means(full_precision(scores), batch, ks)
             predictions.append(means)
             if not self.training:
                 shares += top_weights(chosen, batch, ks)

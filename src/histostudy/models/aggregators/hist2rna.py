@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from histostudy.models.batch import BagBatch, segment_mean
+from histostudy.models.batch import BagBatch, even_attention, segment_mean
+from histostudy.models.layers import relu_layers
 from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
 
 
@@ -43,13 +43,9 @@ class Hist2RNA(Aggregator):
 
     def __init__(self, dim_in: int, options: Hist2RNAOptions) -> None:
         super().__init__(dim_in, options)
-        layers: list[nn.Module] = []
-        for width, after in pairwise((dim_in, *options.widths)):
-            layers += [nn.Linear(width, after), nn.ReLU(), nn.Dropout(options.dropout)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = relu_layers(dim_in, *options.widths, dropout=options.dropout)
         self.dim_out = options.widths[-1]
 
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
         """Pool, then embed; every tile of a bag has the same attention."""
-        attention = (1 / batch.lengths.to(batch.features.dtype))[batch.segments]
-        return self.layers(segment_mean(batch.features, batch)), attention
+        return self.layers(segment_mean(batch.features, batch)), even_attention(batch)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from histostudy.models.batch import BagBatch, segment_max, segment_sum
+from histostudy.models.layers import relu_layers
 from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
 
 
@@ -33,7 +34,7 @@ class Max(Aggregator):
         self.dim_out = options.hidden or dim_in
         self.embed: nn.Module = nn.Identity()
         if options.hidden is not None:
-            self.embed = nn.Sequential(nn.Linear(dim_in, options.hidden), nn.ReLU())
+            self.embed = relu_layers(dim_in, options.hidden)
         self.drop = nn.Dropout(options.dropout)
 
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:

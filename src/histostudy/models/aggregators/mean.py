@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from histostudy.models.batch import BagBatch, segment_mean
-from histostudy.models.registry import AGGREGATORS, Aggregator, DrawTiles, is_count, is_share, require
+from histostudy.models.batch import BagBatch, even_attention, segment_mean
+from histostudy.models.layers import relu_layers
+from histostudy.models.registry import AGGREGATORS, Aggregator, DrawTiles, is_count, is_positive, is_share, require
 
 #: Means that the components are fitted to, at most.
 MOST_MEANS = 1 << 17
@@ -39,8 +40,7 @@ class MeanOptions:
         require(self.hidden is None or is_count(self.hidden), "hidden is null or a whole number from 1")
         require(is_share(self.dropout), "dropout is from 0 up to 1")
         require(self.pca is None or is_count(self.pca), "pca is null or a whole number from 1")
-        given = isinstance(self.penalty, int | float) and not isinstance(self.penalty, bool) and self.penalty > 0
-        require(self.penalty is None or given, "penalty is null or a number above 0")
+        require(self.penalty is None or is_positive(self.penalty), "penalty is null or a number above 0")
         alone = self.hidden is None or (self.pca is None and self.penalty is None)
         require(alone, "pca and penalty belong to the linear model: leave out hidden")
 
@@ -64,7 +64,7 @@ class Mean(Aggregator):
         self.dim_out = options.hidden or dim_in
         self.embed: nn.Module | None = None
         if options.hidden is not None:
-            self.embed = nn.Sequential(nn.Linear(dim_in, options.hidden), nn.ReLU(), nn.Dropout(options.dropout))
+            self.embed = relu_layers(dim_in, options.hidden, dropout=options.dropout)
         if options.pca is not None:
             self.dim_out = min(options.pca, dim_in)
             self.register_buffer("components", torch.zeros(dim_in, self.dim_out))
@@ -77,11 +77,10 @@ class Mean(Aggregator):
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
         """Pool; every tile of a bag has the same attention."""
         tiles = batch.features if self.embed is None else self.embed(batch.features)
-        attention = (1 / batch.lengths.to(tiles.dtype))[batch.segments]
         vectors = segment_mean(tiles, batch)
         if self.options.pca is not None:
             vectors = vectors @ self.components.to(vectors.dtype)
-        return vectors, attention
+        return vectors, even_attention(batch)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from torch.nn.functional import one_hot
 
 from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch, segment_softmax, segment_sum
-from histostudy.models.layers import GatedAttention
-from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
+from histostudy.models.layers import GatedAttention, full_precision, relu_layers
+from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_number, is_share, require
 
 if TYPE_CHECKING:
     from histostudy.models.model import MILModel
@@ -51,7 +51,7 @@ class MoEPKTOptions:
         require(is_share(self.dropout), "dropout is from 0 up to 1")
         for name in ("balance", "z"):
             value = getattr(self, name)
-            require(isinstance(value, int | float) and value >= 0, f"{name} is not negative")
+            require(is_number(value) and value >= 0, f"{name} is a number from 0")
 
 
 class Source(nn.Module):
@@ -102,6 +102,7 @@ class MoEPKT(Aggregator):
     """
 
     Options = MoEPKTOptions
+    sources = True
     mean: Tensor
     scale: Tensor
 
@@ -110,19 +111,14 @@ class MoEPKT(Aggregator):
         self.dim_out = options.hidden
         self.register_buffer("mean", torch.zeros(dim_in))
         self.register_buffer("scale", torch.ones(dim_in))
-        self.embed = nn.Sequential(nn.Linear(dim_in, options.router), nn.ReLU(), nn.Dropout(options.dropout))
+        self.embed = relu_layers(dim_in, options.router, dropout=options.dropout)
         self.attention = GatedAttention(options.router, options.attention)
-        self.sources, self.experts = nn.ModuleList(), nn.ModuleList()
+        self.frozen, self.experts = nn.ModuleList(), nn.ModuleList()
         self._logits: Tensor | None = None
         if options.sources:
             from histostudy.models.model import MILModel
 
-            self._hold([MILModel(**_build(config)) for config in options.sources])
-
-    @property
-    def source_configs(self) -> list[dict[str, Any]]:
-        """What rebuilds the sources: the option `sources` of a model that was built without."""
-        return [dict(config) for config in self.options.sources]
+            self._hold([MILModel.from_config(config) for config in options.sources])
 
     def set_sources(self, models: Sequence[MILModel], mean: Tensor, scale: Tensor) -> None:
         """Take the frozen models, before the first step.
@@ -130,7 +126,8 @@ class MoEPKT(Aggregator):
         Parameters
         ----------
         models : sequence of MILModel
-            Trained, of the same features; in the order of the option `sources` if it was given.
+            Trained, of the same features; in the order of the option `sources` if it was given, without which a
+            model cannot be rebuilt from its configuration.
         mean, scale : Tensor
             (dim_in,) of the target, as `MILModel` holds them after `standardise_by`.
 
@@ -142,11 +139,9 @@ class MoEPKT(Aggregator):
         """
         if not models:
             raise ModelError("moe_pkt needs a source model", todo="name models to transfer from")
-        configs = [_build(model.config) for model in models]
-        if self.options.sources and [_build(config) for config in self.options.sources] != configs:
+        if self.options.sources and [model.config for model in models] != self.options.sources:
             raise ModelError("the sources are not those this model was built for", todo="give them in the same order")
         self._hold(models)
-        self.options = replace(self.options, sources=tuple(configs))
         self.mean.copy_(mean)
         self.scale.copy_(scale)
 
@@ -159,28 +154,27 @@ class MoEPKT(Aggregator):
                 raise ModelError(what, where=where, todo="extract both with one encoder")
             if model.config["modalities"] or not model.aggregator.uses_tiles:
                 raise ModelError("looks at more than tiles, or at none", where=where, todo="leave it out")
+        self.options = replace(self.options, sources=[model.config for model in models])
         device = self.mean.device
         frozen = [Source(model) for model in models]
-        self.sources = nn.ModuleList(frozen).to(device)
+        self.frozen = nn.ModuleList(frozen).to(device)
         if not len(self.experts):
             hidden, drop = self.options.hidden, self.options.dropout
             self.route = nn.Linear(self.options.router, len(models), bias=False, device=device)
             self.experts = nn.ModuleList(
-                nn.Sequential(
-                    nn.Linear(source.aggregator.dim_out, hidden), nn.ReLU(), nn.Dropout(drop), nn.Linear(hidden, hidden)
-                )
+                nn.Sequential(*relu_layers(source.aggregator.dim_out, hidden, dropout=drop), nn.Linear(hidden, hidden))
                 for source in frozen
             ).to(device)
 
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor]:
         """Route and mix."""
-        if not len(self.sources):
+        if not len(self.frozen):
             raise ModelError("moe_pkt has no source models", todo="give them by `set_sources` before training")
         logits, attention = self.router_logits(batch)
         self._logits = logits if self.training else None
         gates = top_gates(logits, self.options.top_k, self.options.renormalise)
         raw = batch.with_features(batch.features * self.scale + self.mean)
-        vectors = [expert(source(raw)) for expert, source in zip(self.experts, self.sources, strict=True)]
+        vectors = [expert(source(raw)) for expert, source in zip(self.experts, self.frozen, strict=True)]
         mixed = torch.stack([gates[:, i, None] * vector for i, vector in enumerate(vectors)]).sum(0)
         return mixed, attention
 
@@ -189,7 +183,7 @@ class MoEPKT(Aggregator):
         tiles = self.embed(batch.features)
         attention = segment_softmax(self.attention(tiles), batch)
         logits = self.route(segment_sum(attention * tiles, batch).to(self.route.weight.dtype))
-        return logits if logits.dtype == torch.float64 else logits.float(), attention[:, 0]
+        return full_precision(logits), attention[:, 0]
 
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor | None:
         """The load-balancing and the z-loss of the last training batch."""
@@ -217,9 +211,3 @@ def balance_loss(logits: Tensor) -> Tensor:
 def z_loss(logits: Tensor) -> Tensor:
     """Mean of logsumexp(logits)^2, which keeps them small (Zoph et al., ST-MoE, 2022)."""
     return logits.logsumexp(1).square().mean()
-
-
-def _build(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a stored configuration that builds a model."""
-    keys = ("dim_in", "aggregator", "options", "head", "modalities", "fusion")
-    return {key: config[key] for key in keys if key in config}

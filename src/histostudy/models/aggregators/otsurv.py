@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from histostudy.models.batch import BagBatch, segment_max
-from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
+from histostudy.models.layers import full_precision, relu_layers
+from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_number, is_positive, is_share, require
 from histostudy.models.transport import partial_plan
 
 
@@ -18,9 +19,9 @@ class OTSurvOptions:
     """Options of `OTSurv`.
 
     prototypes : how many, K; hidden : width of the tile embedding (the paper's is 256); dropout : of the embedding;
-    epsilon : entropy; gamma : how strongly prototypes are held to equal mass; ramp : epochs over which the
-    transported mass rises to 1 in training; mass : transported in evaluation, the paper's is 1, which keeps every
-    tile; iterations : at most, of the solver.
+    epsilon : entropy; gamma : how strongly prototypes are held to equal mass (infinite: exactly); ramp : epochs over
+    which the transported mass rises to `mass` in training; mass : transported in evaluation, the paper's is 1, which
+    keeps every tile; iterations : at most, of the solver.
     """
 
     prototypes: int = 16
@@ -36,10 +37,10 @@ class OTSurvOptions:
         for name in ("prototypes", "hidden", "iterations"):
             require(is_count(getattr(self, name)), f"{name} is a whole number from 1")
         require(is_share(self.dropout), "dropout is from 0 up to 1")
-        for name in ("epsilon", "gamma"):
-            require(getattr(self, name) > 0, f"{name} is above 0")
-        require(self.ramp >= 0, "ramp is a number of epochs from 0")
-        require(0 < self.mass <= 1, "mass is above 0 and at most 1")
+        require(is_positive(self.epsilon), "epsilon is a number above 0")
+        require(self.gamma == math.inf or is_positive(self.gamma), "gamma is a number above 0")
+        require(is_number(self.ramp) and self.ramp >= 0, "ramp is a number of epochs from 0")
+        require(is_positive(self.mass) and self.mass <= 1, "mass is above 0 and at most 1")
 
 
 @AGGREGATORS.register("otsurv")
@@ -52,9 +53,9 @@ class OTSurv(Aggregator):
     (The factor K is ours: a prototype of a fair share gives the mean of its tiles, and the head starts at a useful
     scale.)
 
-    In training rho = min(1, .1 + exp(-5 (1 - epoch / ramp)^2)): first the model sees what is nearest to its
-    prototypes, after `ramp` epochs everything. Evaluation uses `mass`; with the paper's 1 nothing is left aside and
-    the attention, the mass each tile sends, is even. The paper trains with Cox's loss.
+    In training rho = min(`mass`, .1 + exp(-5 max(0, 1 - epoch / ramp)^2)): first the model sees what is nearest to its
+    prototypes, after `ramp` epochs as much as in evaluation, where rho is `mass`. With the paper's 1 nothing is then
+    left aside and the attention, the mass each tile sends, is even. The paper trains with Cox's loss.
     """
 
     Options = OTSurvOptions
@@ -62,7 +63,7 @@ class OTSurv(Aggregator):
     def __init__(self, dim_in: int, options: OTSurvOptions) -> None:
         super().__init__(dim_in, options)
         self.dim_out = options.hidden
-        self.embed = nn.Sequential(nn.Linear(dim_in, options.hidden), nn.ReLU(), nn.Dropout(options.dropout))
+        self.embed = relu_layers(dim_in, options.hidden, dropout=options.dropout)
         self.prototypes = nn.Parameter(torch.randn(options.prototypes, options.hidden))
         self.mix = nn.Linear(options.prototypes, 1)
 
@@ -75,7 +76,7 @@ class OTSurv(Aggregator):
 
     def cost(self, tiles: Tensor, batch: BagBatch) -> Tensor:
         """(T, K) distances, the largest of each bag 1, in float32 or better."""
-        tiles = tiles if tiles.dtype == torch.float64 else tiles.float()
+        tiles = full_precision(tiles)
         prototypes = self.prototypes.to(tiles.dtype)
         raised = prototypes - prototypes.amin(1, keepdim=True)
         distance = torch.cdist(tiles - tiles.amin(1, keepdim=True), raised)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch
-from histostudy.models.registry import AGGREGATORS, Aggregator, DrawTiles, is_count, require
+from histostudy.models.layers import full_precision
+from histostudy.models.registry import AGGREGATORS, Aggregator, DrawTiles, is_count, is_positive, require
 
 OUTPUTS = ("allcat", "weights", "means", "weight_means")
 
@@ -37,8 +38,8 @@ class PantherOptions:
     def __post_init__(self) -> None:
         for name in ("components", "iterations", "tiles"):
             require(is_count(getattr(self, name)), f"{name} is a whole number from 1")
-        require(self.strength > 0, "strength is above 0")
-        require(self.variance > 0, "variance is above 0")
+        for name in ("strength", "variance"):
+            require(is_positive(getattr(self, name)), f"{name} is a number above 0")
         require(self.output in OUTPUTS, f"output is one of {', '.join(OUTPUTS)}")
         require(isinstance(self.scaled, bool), "scaled is true or false")
 
@@ -94,7 +95,7 @@ class Panther(Aggregator):
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
         """Fit each bag's mixture; there is no attention."""
         with torch.autocast(batch.features.device.type, enabled=False):
-            features = batch.features if batch.features.dtype == torch.float64 else batch.features.float()
+            features = full_precision(batch.features)
             bags = [features[start:stop] for start, stop in pairwise(batch.offsets.tolist())]
             return torch.stack([self.vector(*self.mixture(bag)) for bag in bags]), None
 

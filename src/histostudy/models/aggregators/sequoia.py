@@ -125,7 +125,6 @@ class Sequoia(Aggregator):
         tokens, _ = cluster_means(batch, labels)
         x = self.embed(tokens.features)
         if self.position is not None:
-            number = torch.arange(len(x), device=x.device) - tokens.offsets[tokens.segments]
-            x = x + self.position[number]
+            x = x + self.position[tokens.place]
         tokens = self.blocks(tokens.with_features(x))
         return self.norm(segment_mean(tokens.features, tokens)), None

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from histostudy.models.batch import BagBatch, segment_softmax, segment_sum
-from histostudy.models.layers import GatedAttention
-from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
+from histostudy.models.layers import GatedAttention, relu_layers
+from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_positive, is_share, require
 
 METHODS = ("tome", "cosine", "euclidean", "attention")
 #: Rows of a similarity matrix held at once.
@@ -49,7 +49,7 @@ class TokenMergingOptions:
         for name in ("rounds", "hidden", "attention"):
             require(is_count(getattr(self, name)), f"{name} is a whole number from 1")
         require(is_share(self.keep) and self.keep >= 0.5, "keep is from 0.5 up to 1")
-        require(isinstance(self.temperature, int | float) and self.temperature > 0, "temperature is above 0")
+        require(is_positive(self.temperature), "temperature is a number above 0")
         require(is_share(self.dropout), "dropout is from 0 up to 1")
 
 
@@ -130,7 +130,7 @@ class TokenMerging(Aggregator):
     def __init__(self, dim_in: int, options: TokenMergingOptions) -> None:
         super().__init__(dim_in, options)
         self.dim_out = options.hidden
-        self.embed = nn.Sequential(nn.Linear(dim_in, options.hidden), nn.ReLU(), nn.Dropout(options.dropout))
+        self.embed = relu_layers(dim_in, options.hidden, dropout=options.dropout)
         self.attention = GatedAttention(options.hidden, options.attention)
         if options.method == "attention":
             self.query = nn.Linear(dim_in, options.attention, bias=False)

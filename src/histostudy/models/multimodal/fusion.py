@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,12 @@ from torch.nn.functional import pad
 
 from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch, Modality
+from histostudy.models.layers import relu_layers
 from histostudy.models.multimodal.encoders import TableVectors
 from histostudy.models.registry import Aggregator, DrawTiles, Moment
+
+if TYPE_CHECKING:
+    from histostudy.models.model import MILModel
 
 FUSIONS = ("concat", "bilinear")
 
@@ -39,9 +43,9 @@ class GatedBilinear(nn.Module):
         narrow = max(1, width // scale)
         self.inner = nn.ModuleList(nn.Linear(width, narrow) for _ in range(2))
         self.gate = nn.ModuleList(nn.Bilinear(width, width, narrow) for _ in range(2))
-        self.outer = nn.ModuleList(_layer(narrow, narrow, dropout) for _ in range(2))
-        self.products = _layer((narrow + 1) ** 2, width, dropout)
-        self.join = _layer(width + 2 * (narrow + 1), width, dropout)
+        self.outer = nn.ModuleList(relu_layers(narrow, narrow, dropout=dropout) for _ in range(2))
+        self.products = relu_layers((narrow + 1) ** 2, width, dropout=dropout)
+        self.join = relu_layers(width + 2 * (narrow + 1), width, dropout=dropout)
 
     def narrow(self, one: Tensor, two: Tensor) -> list[Tensor]:
         """The two gated vectors (B, s + 1) with their 1, of two (B, width)."""
@@ -111,16 +115,14 @@ class LateFusion(Aggregator):
         super().__init__(base.dim_in, base.options)
         self.base = base
         self.tables = TableVectors(modalities, width, blocks, dropout)
-        self.project = _layer(base.dim_out, width, dropout)
+        self.project = relu_layers(base.dim_out, width, dropout=dropout)
         self.dim_out = width
         self.fuse: nn.Module
         if how == "concat":
-            self.fuse = nn.Sequential(
-                _layer(width + self.tables.dim_out, width, dropout=0), _layer(width, width, dropout=0)
-            )
+            self.fuse = relu_layers(width + self.tables.dim_out, width, width)
         else:
             several = len(modalities) > 1
-            self.merge = _layer(self.tables.dim_out, width, dropout) if several else nn.Identity()
+            self.merge = relu_layers(self.tables.dim_out, width, dropout=dropout) if several else nn.Identity()
             self.fuse = GatedBilinear(width, dropout=dropout)
         self.how = how
 
@@ -141,6 +143,14 @@ class LateFusion(Aggregator):
             return self.fuse(torch.cat([image, tables], 1)), attention
         return self.fuse(image, self.merge(tables)), attention
 
+    def start(self, targets: Mapping[str, Tensor]) -> None:
+        """Start the base."""
+        self.base.start(targets)
+
+    def set_sources(self, models: Sequence[MILModel], mean: Tensor, scale: Tensor) -> None:
+        """Give the base its sources."""
+        self.base.set_sources(models, mean, scale)
+
     def prepare(self, draw: DrawTiles, seed: int) -> None:
         """Prepare the base."""
         self.base.prepare(draw, seed)
@@ -148,8 +158,3 @@ class LateFusion(Aggregator):
     def penalty(self, targets: Mapping[str, Tensor]) -> Tensor | None:
         """The base's."""
         return self.base.penalty(targets)
-
-
-def _layer(dim_in: int, dim_out: int, dropout: float) -> nn.Sequential:
-    """Linear, ReLU, dropout."""
-    return nn.Sequential(nn.Linear(dim_in, dim_out), nn.ReLU(), nn.Dropout(dropout))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from histostudy.models.batch import BagBatch, Modality
-from histostudy.models.layers import GatedAttention
+from histostudy.models.layers import GatedAttention, full_precision, relu_layers
 from histostudy.models.multimodal.encoders import GroupTokens
 from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
 
@@ -56,10 +56,10 @@ class GeneGuided(Aggregator):
         super().__init__(dim_in, options)
         hidden, dropout = options.hidden, options.dropout
         self.dim_out = hidden
-        self.embed = nn.Sequential(nn.Linear(dim_in, hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.embed = relu_layers(dim_in, hidden, dropout=dropout)
         self.tokens = GroupTokens(modalities, hidden, options.blocks, dropout)
         self.of_tiles, self.of_tables = GroupPooling(options), GroupPooling(options)
-        self.join = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.join = relu_layers(2 * hidden, hidden, hidden)
 
     def match(self, tiles: Tensor, mask: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Gather tiles for each group.
@@ -100,7 +100,7 @@ class GroupPooling(nn.Module):
         layer = nn.TransformerEncoderLayer(hidden, options.heads, options.feedforward, dropout, batch_first=True)
         self.transformer = nn.TransformerEncoder(layer, options.layers, enable_nested_tensor=False)
         self.attention = GatedAttention(hidden, hidden, dropout=dropout)
-        self.last = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.last = relu_layers(hidden, hidden, dropout=dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = self.transformer(tokens)
@@ -123,8 +123,7 @@ class CoAttention(nn.Module):
     def forward(self, tiles: Tensor, mask: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, G, h) gathered vectors and (B, G, N) attention, zero at padding."""
         scores = (self.query(tokens) * self.scale) @ self.key(tiles).transpose(1, 2)
-        scores = scores if scores.dtype == torch.float64 else scores.float()  # the softmax is never in bf16
-        attention = scores.masked_fill(~mask[:, None], -torch.inf).softmax(2)
+        attention = full_precision(scores).masked_fill(~mask[:, None], -torch.inf).softmax(2)
         values = self.value(tiles)
         return self.out(attention.to(values.dtype) @ values), attention
 

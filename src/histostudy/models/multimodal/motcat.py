@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from histostudy.models.layers import full_precision
 from histostudy.models.multimodal.mcat import GeneGuided, MCATOptions
-from histostudy.models.registry import AGGREGATORS, require
+from histostudy.models.registry import AGGREGATORS, is_positive, require
 from histostudy.models.transport import unbalanced_plan
 
 
@@ -32,9 +32,7 @@ class MOTCatOptions(MCATOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epsilon", "tau"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            require(number and value > 0, f"{name} is a number above 0")
+            require(is_positive(getattr(self, name)), f"{name} is a number above 0")
         for name in ("shift", "normalise"):
             require(isinstance(getattr(self, name), bool), f"{name} is true or false")
 
@@ -58,8 +56,7 @@ class MOTCat(GeneGuided):
         attention = rows / rows.sum(1, keepdim=True)
         if self.options.normalise:
             plan = plan / plan.sum(1, keepdim=True)
-        attention = attention if tiles.dtype == torch.float64 else attention.float()
-        return plan.transpose(1, 2).to(tiles.dtype) @ tiles, attention
+        return plan.transpose(1, 2).to(tiles.dtype) @ tiles, full_precision(attention, tiles)
 
 
 @torch.no_grad()

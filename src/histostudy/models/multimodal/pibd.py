@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy, layer_norm, normalize, scaled_dot
 
 from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch, Modality, segment_sum
+from histostudy.models.layers import relu_layers
 from histostudy.models.multimodal.encoders import GroupEncoder
 from histostudy.models.multimodal.information import CLUBMean, kl_to_standard, mixture_moments, product_of_experts
-from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
+from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_number, is_positive, is_share, require
 from histostudy.models.survival import bin_of, nll_loss, time_bins
 
 #: Similarities are divided by this before they share a patient out among the proxies.
@@ -54,11 +55,11 @@ class PIBDOptions:
         require(self.hidden % self.heads == 0, "hidden is a multiple of heads")
         for name in ("keep_tiles", "keep_groups"):
             value = getattr(self, name)
-            require(isinstance(value, int | float) and 0 < value <= 1, f"{name} is above 0 and at most 1")
+            require(is_positive(value) and value <= 1, f"{name} is above 0 and at most 1")
         require(is_share(self.dropout), "dropout is from 0 up to 1")
         for name in ("proxy", "compress", "decode", "information"):
             value = getattr(self, name)
-            require(isinstance(value, int | float) and value >= 0, f"{name} is not negative")
+            require(is_number(value) and value >= 0, f"{name} is a number from 0")
 
 
 class Selected(NamedTuple):
@@ -230,17 +231,15 @@ class PIBD(Aggregator):
         width, count = options.hidden, 1 + len(modalities)
         self.dim_out = width
         proxies = 2 * options.bins
-        drop = nn.Dropout(options.dropout)
-        self.embed = nn.Sequential(
-            nn.Linear(dim_in, width), nn.ReLU(), drop, nn.Linear(width, width), nn.ReLU(), drop, nn.Linear(width, width)
-        )
+        two = relu_layers(dim_in, width, width, dropout=options.dropout)
+        self.embed = nn.Sequential(*two, nn.Linear(width, width))
         self.groups = nn.ModuleList(GroupEncoder(m, width, 2, options.dropout) for m in modalities)
         self.names = [m.name for m in modalities]
         self.bottlenecks = nn.ModuleList(Bottleneck(proxies, options) for _ in range(count))
         self.say = nn.Parameter(torch.zeros(count))
         self.layers = nn.ModuleList(Disentangler(options) for _ in range(options.layers))
         self.decoder = nn.Linear(width, proxies)
-        self.fuse = nn.Sequential(nn.Linear((1 + count) * width, width), nn.ReLU(), nn.Dropout(options.dropout))
+        self.fuse = relu_layers((1 + count) * width, width, dropout=options.dropout)
         self.own = nn.ModuleList(CLUBMean(width, width, width) for _ in range(count * (count - 1) // 2))
         self.shared = CLUBMean(count * width, width, width)
         self.register_buffer("edges", torch.tensor([0.0] + [torch.inf] * options.bins))
@@ -393,7 +392,6 @@ def gather(tokens: Tensor, kept: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 def scatter_attention(weights: Tensor, seen: Tensor, kept: Tensor, batch: BagBatch) -> Tensor:
     """Attention (B, k) over the kept tiles as (T,), summing to 1 over each bag."""
-    place = torch.arange(len(batch.features), device=kept.device) - batch.offsets[batch.segments]
     attention = weights.new_zeros(len(batch.features))
-    attention[kept[batch.segments, place]] = weights[seen]
+    attention[kept[batch.segments, batch.place]] = weights[seen]
     return attention / segment_sum(attention, batch)[batch.segments]

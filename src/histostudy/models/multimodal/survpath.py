@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from histostudy.models.batch import BagBatch, Modality
+from histostudy.models.layers import full_precision, relu_layers
 from histostudy.models.multimodal.encoders import GroupTokens
 from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
 
@@ -74,12 +75,12 @@ class PathwayAttention(nn.Module):
         query_p, key_p, value_p = self.to_qkv(self.norm(pathways)).chunk(3, 2)
         query_h, key_h, value_h = self.to_qkv(self.norm(tiles)).chunk(3, 2)
         query_p, query_h = query_p * self.scale, query_h * self.scale
-        among = _exact(query_p @ key_p.transpose(1, 2))
-        to_tiles = _exact(query_p @ key_h.transpose(1, 2)).masked_fill(~mask[:, None], -torch.inf)
+        among = full_precision(query_p @ key_p.transpose(1, 2))
+        to_tiles = full_precision(query_p @ key_h.transpose(1, 2)).masked_fill(~mask[:, None], -torch.inf)
         both = torch.cat([among, to_tiles], 2).log_softmax(2)
         count = among.shape[2]
         weights = both.exp().to(value_p.dtype)
-        from_tiles = _exact(query_h @ key_p.transpose(1, 2)).softmax(2).to(value_p.dtype)
+        from_tiles = full_precision(query_h @ key_p.transpose(1, 2)).softmax(2).to(value_p.dtype)
         return Attended(
             weights[:, :, :count] @ value_p + weights[:, :, count:] @ value_h,
             from_tiles @ value_p,
@@ -116,7 +117,7 @@ class SurvPath(Aggregator):
         self.tokens = GroupTokens(modalities, options.hidden, options.blocks, options.dropout)
         self.attention = PathwayAttention(options.hidden, options.width)
         self.feedforward = FeedForward(options.width, options.dropout)
-        self.join = nn.Sequential(nn.Linear(2 * options.width, options.output), nn.ReLU())
+        self.join = relu_layers(2 * options.width, options.output)
 
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
         """Attend, then the mean of each kind of token."""
@@ -126,8 +127,3 @@ class SurvPath(Aggregator):
         of_tiles = torch.where(mask[:, :, None], self.feedforward(attended.tiles), 0.0).sum(1)
         of_tiles = of_tiles / batch.lengths[:, None].to(of_tiles.dtype)
         return self.join(torch.cat([of_pathways, of_tiles], 1)), attended.attention[mask]
-
-
-def _exact(scores: Tensor) -> Tensor:
-    """Scores for a softmax: never in half precision."""
-    return scores if scores.dtype == torch.float64 else scores.float()

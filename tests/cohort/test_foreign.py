@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from training.trainingdata import outcome_for, study_of
 
+from histostudy.cohort.foreign import ForeignPredictions
 from histostudy.cohort.outcomes import Outcome
 from histostudy.errors import TableError
-from histostudy.training.foreign import ForeignPredictions
 from histostudy.training.guard import TestPart
+from histostudy.training.stage import _foreign_run
 
 IDS = ["p1", "p2", "p3", "p4"]
 SURVIVAL = {"name": "os", "kind": "survival", "time": "t", "event": "e"}
@@ -43,7 +44,7 @@ def foreign(tmp_path: Path, text: str, kind: str = "survival") -> ForeignPredict
 
 
 def of_run(made: ForeignPredictions, ids: list[str], repeat: int = 0, fold: int = 0) -> pd.DataFrame:
-    return made.run(repeat, fold, TestPart(made.outcome, ids)).predictions
+    return _foreign_run(made, repeat, fold, TestPart(made.outcome, ids)).predictions
 
 
 def test_one_prediction_a_patient_serves_whichever_fold_tests_him(tmp_path: Path) -> None:

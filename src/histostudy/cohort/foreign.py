@@ -9,14 +9,11 @@ import numpy as np
 
 from histostudy.cohort.tables import ROW, number, read_table
 from histostudy.errors import TableError
-from histostudy.training.guard import TestPart
-from histostudy.training.targets import prediction_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from histostudy.cohort.outcomes import Outcome
-    from histostudy.training.loop import RunResult
 
 
 class ForeignPredictions:
@@ -50,38 +47,22 @@ class ForeignPredictions:
                 table = table.assign(**{key: [number(cell, path, int(row), key) for cell, row in cells]})
         self.table = table
 
-    def run(self, repeat: int, fold: int, test: TestPart) -> RunResult:
-        """The predictions of a run's test patients.
+    def check(self, splits: pd.DataFrame) -> None:
+        """Refuse what `values` would refuse of the test patients of these folds."""
+        known = set(self.outcome.patient_ids)
+        tested = splits[(splits["part"] == "test") & splits["patient_id"].isin(known)]
+        for (repeat, fold), rows in tested.groupby(["repeat", "fold"], sort=True):
+            self.values(int(repeat), int(fold), sorted(rows["patient_id"]))  # type: ignore[call-overload]
+
+    def values(self, repeat: int, fold: int, patient_ids: list[str]) -> dict[str, np.ndarray]:
+        """Columns (n,) of a run's test patients, in their order.
 
         Raises
         ------
         TableError
-            If a test patient is not in the file, is there twice, or was predicted in another fold: his prediction
-            would not be out-of-fold here.
+            If one is not in the file, is there twice, or was predicted in another fold: his prediction would not be
+            out-of-fold here.
         """
-        import pandas as pd
-        import torch
-
-        from histostudy.training.loop import RunResult
-
-        values = self._values(repeat, fold, list(test.patient_ids))
-        scored = test.submit(pd.DataFrame({"patient_id": list(test.patient_ids)} | values))
-        history = pd.DataFrame({"epoch": [], "lr": [], "train_loss": [], "val_loss": [], "best": []})
-        info = {
-            "n_train": 0, "n_val": 0, "n_test": len(scored), "parameters": 0, "epochs": 0, "best_epoch": 0,
-        }  # fmt: skip
-        tensors = {"value": torch.zeros(0)}
-        return RunResult(scored, tensors, {"control": "predictions made elsewhere"}, history, info)
-
-    def check(self, splits: pd.DataFrame) -> None:
-        """Refuse, before any work, what `run` would refuse of the test patients of these folds."""
-        known = set(self.outcome.patient_ids)
-        tested = splits[(splits["part"] == "test") & splits["patient_id"].isin(known)]
-        for (repeat, fold), rows in tested.groupby(["repeat", "fold"], sort=True):
-            self._values(int(repeat), int(fold), sorted(rows["patient_id"]))  # type: ignore[call-overload]
-
-    def _values(self, repeat: int, fold: int, patient_ids: list[str]) -> dict[str, np.ndarray]:
-        """Columns of a run's test patients, in their order."""
         import pandas as pd
 
         rows = self._of_run(repeat, fold)
@@ -107,13 +88,7 @@ class ForeignPredictions:
         return values
 
     def _columns(self, table: pd.DataFrame) -> list[str]:
-        kind = self.outcome.kind
-        if kind == "survival":
-            wanted = ["risk"]
-        elif kind == "classification":
-            wanted = [f"prob_{name}" for name in self.outcome.classes]
-        else:
-            wanted = prediction_columns(self.outcome)
+        kind, wanted = self.outcome.kind, self.outcome.prediction_columns
         if lacking := [c for c in wanted if c not in table]:
             raise TableError(
                 f"no column {lacking[0]!r}", where=self.path, todo=f"a {kind} task needs {', '.join(wanted[:4])}"

@@ -1,0 +1,89 @@
+"""A study's tasks, typed: what is predicted, of whom, and how it is scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=80)]
+#: Keys of a task that no run depends on but the clinical control's `adjust`: they say how it is scored.
+EVALUATED_ONLY = {"adjust", "subtypes", "centroids"}
+
+
+class Keys(BaseModel):
+    """A section of a study file: unknown keys are refused, defaults are checked too."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class TaskKeys(Keys):
+    """What the tasks of every kind share."""
+
+    name: Name
+    where: dict[str, str | int | list[str | int]] = Field(
+        default_factory=dict,
+        description="Patients of the task: columns of patients and the value, or values, they have.",
+    )
+    permute: int | None = Field(
+        None,
+        ge=0,
+        description="A null: outcomes are shuffled among the patients, by this seed. Nothing can be learned.",
+    )
+    adjust: list[str] = Field(default_factory=list, description="Clinical covariates of the clinical model.")
+
+
+class Classification(TaskKeys):
+    """A class a patient."""
+
+    kind: Literal["classification"]
+    target: str = Field(description="Column of patients with the class.")
+    positive: str | None = Field(None, description="The positive class of two (default: the last in order).")
+
+
+class Survival(TaskKeys):
+    """Time to an event."""
+
+    kind: Literal["survival"]
+    time: str = Field(description="Column of patients with the time, days.")
+    event: str = Field(description="Column of patients: 1 event, 0 censored.")
+    horizons: list[int] = Field(default_factory=lambda: [365, 1095, 1825], description="Days.")
+
+    @field_validator("horizons")
+    @classmethod
+    def _positive_and_rising(cls, value: list[int]) -> list[int]:
+        if not value or any(h <= 0 for h in value) or sorted(set(value)) != value:
+            raise ValueError("horizons are days, positive and rising")
+        return value
+
+
+class Regression(TaskKeys):
+    """A number a patient."""
+
+    kind: Literal["regression"]
+    target: str = Field(description="Column of patients with the number.")
+
+
+class Expression(TaskKeys):
+    """Many genes a patient, or a spot of a section."""
+
+    kind: Literal["expression"]
+    level: Literal["patient", "spot"] = Field(
+        "patient", description="What a row of `table` is: a patient, or a spot of tiles.spots (spot_id)."
+    )
+    table: Path = Field(description="CSV: patient_id (or spot_id) and one column a gene.")
+    genes: list[str] | None = Field(None, description="Genes to predict (default: all columns).")
+    top: int | None = Field(
+        None, ge=1, description="Ask for the genes of largest variance, this many, over all rows of the cohort."
+    )
+    library: bool = Field(False, description="Counts: scale each row to a total of 10,000 first.")
+    log: bool = Field(True, description="Take log2(1 + x).")
+    subtypes: bool = Field(False, description="Call intrinsic subtypes from measured and predicted expression.")
+    centroids: Path | None = Field(
+        None, description="CSV: gene and one column a subtype. Default: centroids of the training part's clusters."
+    )
+
+
+Task = Annotated[Classification | Survival | Regression | Expression, Field(discriminator="kind")]
