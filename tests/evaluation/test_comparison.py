@@ -106,7 +106,14 @@ def test_repeated_cross_validation_of_a_null_is_not_significant_too_often() -> N
 def splits(repeats: int) -> pd.DataFrame:
     ids = np.arange(20).astype(str)
     rows = [
-        pd.DataFrame({"repeat": r, "fold": k, "patient_id": ids, "part": _parts(np.arange(20) % 5, k)})
+        pd.DataFrame(
+            {
+                "repeat": r,
+                "fold": k,
+                "patient_id": ids,
+                "part": _parts((np.arange(20) + r * (np.arange(20) // 5)) % 5, k),
+            }
+        )
         for r in range(repeats)
         for k in range(5)
     ]
@@ -124,3 +131,8 @@ def test_the_ratio_is_there_where_patients_are_tested_again() -> None:
     twice = splits(1)
     twice.loc[(twice["fold"] == 0) & (twice["patient_id"] == "1"), "part"] = "test"
     assert resampling_ratio(twice) is not None
+
+
+def test_the_same_folds_trained_again_are_one_cross_validation() -> None:
+    again = pd.concat([splits(1), splits(1).assign(repeat=1)], ignore_index=True)
+    assert resampling_ratio(again) is None

@@ -120,7 +120,8 @@ def test_a_fold_of_one_class_is_left_out_and_one_case_has_no_variance() -> None:
     few = np.concatenate([[0], np.flatnonzero(~positive)])
     lonely = delong(scores[:, few], positive[few])
     assert np.isfinite(lonely.auc).all() and np.isnan(lonely.covariance).all()
-    assert np.isnan(difference(mean_over_folds([whole, lonely])).p)
+    assert np.isnan(difference(lonely).p)
+    assert difference(mean_over_folds([whole, lonely])) == difference(whole)
 
 
 def test_where_it_is_not_given() -> None:

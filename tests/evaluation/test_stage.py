@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 from histostudy.cohort.outcomes import Outcome
 from histostudy.errors import StudyError
 from histostudy.evaluation import expression, survival_curves
+from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.runs import CUTOFF, gather, pool_predictions, runs_of
 from histostudy.evaluation.stage import Evaluation, evaluate_task
 from histostudy.files import write_table
@@ -181,10 +183,10 @@ def test_correlation_p_agrees_with_scipy_for_one_fold() -> None:
     x, y = rng.normal(size=(2, 200))
     y += 0.15 * x
     r, p = pearsonr(x, y)
-    assert expression.correlation_p(np.array([[r]]), [np.arange(200)], [0])[0] == pytest.approx(p, rel=0.03)
+    assert expression.correlation_p(np.array([[r]]), of_patients([np.arange(200)]))[0] == pytest.approx(p, rel=0.03)
     null = rng.normal(size=(5, 4000)) / np.sqrt(37)  # z scores of folds of 40
     folds = list(np.arange(200).reshape(5, 40))
-    assert (expression.correlation_p(np.tanh(null), folds, [0] * 5) < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+    assert (expression.correlation_p(np.tanh(null), of_patients(folds)) < 0.05).mean() == pytest.approx(0.05, abs=0.015)
 
 
 @pytest.mark.parametrize("repeats", [1, 3, 5])
@@ -203,19 +205,38 @@ def test_repeats_are_no_new_evidence_for_a_gene(repeats: int) -> None:
     assert (table["q"] < 0.05).sum() <= 2
 
 
+def of_patients(
+    rows: list[np.ndarray], repeats: Iterable[int] | None = None, blocks: np.ndarray | None = None
+) -> list[Run]:
+    """Runs that test these patients."""
+    which = [0] * len(rows) if repeats is None else list(repeats)
+    return [Run(k, 0, pd.DataFrame(), pd.DataFrame(), r, blocks) for k, r in zip(which, rows, strict=True)]
+
+
+def test_blocks_of_spots_are_what_is_independent() -> None:
+    rng = np.random.default_rng(1)
+    blocks = np.repeat(np.arange(20), 10)
+    truth, predicted = (rng.normal(size=(20, 2000))[blocks] for _ in range(2))  # the same in a whole block
+    r = (_centred(truth) * _centred(predicted)).mean(0)[None]
+    assert (expression.correlation_p(r, of_patients([np.arange(200)])) < 0.05).mean() > 0.4
+    assert (expression.correlation_p(r, of_patients([np.arange(200)], None, blocks)) < 0.05).mean() < 0.08
+
+
 def test_overlapping_folds_are_no_new_evidence_for_a_gene() -> None:
     rng = np.random.default_rng(0)
     null = np.tanh(rng.normal(size=(1, 4000)) / np.sqrt(37))
-    one = expression.correlation_p(null, [np.arange(40)], [0])
-    np.testing.assert_allclose(expression.correlation_p(np.repeat(null, 4, 0), [np.arange(40)] * 4, [0] * 4), one)
-    np.testing.assert_allclose(expression.correlation_p(np.repeat(null, 4, 0), [np.arange(40)] * 4, range(4)), one)
+    one = expression.correlation_p(null, of_patients([np.arange(40)]))
+    np.testing.assert_allclose(expression.correlation_p(np.repeat(null, 4, 0), of_patients([np.arange(40)] * 4)), one)
+    np.testing.assert_allclose(
+        expression.correlation_p(np.repeat(null, 4, 0), of_patients([np.arange(40)] * 4, range(4))), one
+    )
     hole = np.vstack([null, np.full_like(null, np.nan)])  # a gene that is constant in a fold
-    np.testing.assert_allclose(expression.correlation_p(hole, [np.arange(40)] * 2, [0, 0]), one)
-    assert np.isnan(expression.correlation_p(hole[1:], [np.arange(40)], [0])).all()
+    np.testing.assert_allclose(expression.correlation_p(hole, of_patients([np.arange(40)] * 2)), one)
+    assert np.isnan(expression.correlation_p(hole[1:], of_patients([np.arange(40)]))).all()
     truth, predicted = rng.normal(size=(2, 200, 4000))
     rows = [rng.choice(200, 30, replace=False) for _ in range(10)]  # Monte Carlo, one prediction a patient
     runs = [(_centred(truth[r]) * _centred(predicted[r])).mean(0) for r in rows]
-    assert (expression.correlation_p(np.stack(runs), rows, [0] * 10) < 0.05).mean() < 0.09
+    assert (expression.correlation_p(np.stack(runs), of_patients(rows)) < 0.05).mean() < 0.09
 
 
 def _centred(x: np.ndarray) -> np.ndarray:

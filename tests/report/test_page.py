@@ -195,3 +195,44 @@ def test_it_renders_in_a_browser(context, tmp_path, size):
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
     assert pixels.shape[1] == int(size.split(",")[0])
     assert 0.005 < (pixels.min(2) < 128).mean() < 0.5  # text on paper
+
+
+def test_a_study_without_slides_speaks_of_none(context):
+    study = {**context.study, "cohort": {"name": "demo", "patients": "p.csv", "slides": None, "simulate": None}}
+    flow = {
+        "steps": [{"step": "patients", "slides": 0, "patients": 64, "excluded": [
+            {"reason": "no fold", "slides": 0, "patients": 2}]}],
+        "tasks": {},
+    }  # fmt: skip
+    leakage = {**context.leakage, "slides": 0}
+    bare = dataclasses.replace(
+        context, study=study, flow=flow, leakage=leakage, slides=None, thumbnails={}, planted=None, figures=()
+    )
+    text = " ".join(Page(render_report(bare)).text.split())
+    assert "Cohort demo: 64 patients" in text
+    assert "no fold: 2 patients" in text
+    assert "no patient is on two sides" in text
+    assert "This cohort is simulated" not in text
+    assert not re.search(r"\b0 slides|slides 0\b|0 tiles|Tissue was found", text)
+
+
+def test_nulls_are_marked_and_get_no_card(context):
+    tasks = [{**t, "permute": 1} if t["name"] == "os" else t for t in context.study["tasks"]]
+    html = render_report(dataclasses.replace(context, study={**context.study, "tasks": tasks}))
+    text = " ".join(Page(html).text.split())
+    assert html.count('class="card"') == 3
+    assert "A null: the outcomes were shuffled among the patients (seed 1)" in text
+    assert "With 42 events a hazard ratio" not in text
+    whole = " ".join(Page(render_report(context)).text.split())
+    assert "With 42 events a hazard ratio below 2.37" in whole
+
+
+def test_models_that_were_not_trained_here_are_marked(context):
+    models = {
+        "mean": {"predictions": "m.csv"}, "max": {"aggregator": "max", "training": {"epochs": 0}},
+        "abmil": context.study["models"]["abmil"],
+    }  # fmt: skip
+    html = render_report(dataclasses.replace(context, study={**context.study, "models": models}))
+    assert html.count(">made elsewhere</span>") == 4  # a table a task
+    assert html.count(">not trained</span>") == 4
+    assert "predictions mean" in html

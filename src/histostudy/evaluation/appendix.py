@@ -116,7 +116,7 @@ def of_expression(
     from histostudy.evaluation.within_patient import within_patients
 
     rows = {model: metrics[metrics["model"] == model] for model in runs}
-    n = len(outcome)
+    n = len(np.unique(np.concatenate([run.rows for run in next(iter(runs.values()))])))
 
     def genes(model: str, mine: Sequence[Run]) -> pd.DataFrame:
         twin = beside.untrained.get(model, "")

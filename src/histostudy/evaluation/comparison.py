@@ -62,7 +62,9 @@ def resampling_ratio(splits: pd.DataFrame) -> float | None:
         repeat, fold, patient_id, part. The inner validation part is not trained on.
     """
     tested = splits[splits["part"] == "test"]
-    if not tested["patient_id"].duplicated().any():
+    parts = {frozenset(run["patient_id"]) for _, run in tested.groupby(["repeat", "fold"])}
+    # the same folds trained again with other seeds are one cross-validation
+    if sum(map(len, parts)) == tested["patient_id"].nunique():
         return None
     sizes = splits.groupby(["repeat", "fold"])["part"].value_counts().unstack(fill_value=0)
     return float((sizes["test"] / sizes["train"]).mean())

@@ -12,6 +12,8 @@ Floats = NDArray[np.floating]
 
 #: A log hazard ratio a standard deviation beyond this is taken for infinite (separation).
 INFINITE = 10.0
+#: A standard error above this, on a covariate of unit spread, says nothing.
+FLAT = 100.0
 #: Least eigenvalue of the information, scaled to ones on its diagonal, of a fit that counts as determined.
 SINGULAR = 1e-7
 #: Cells of (resample, patient) held at once by `slope`.
@@ -99,7 +101,8 @@ def fit(time: Floats, event: NDArray[np.bool_], x: Floats, strata: NDArray) -> C
     if not np.isfinite(loglik) or not np.isfinite(information).all() or np.abs(score).max() > 1e-3 * events:
         return nothing
     spread = np.maximum(x.std(0), 1e-12)
-    infinite = (np.abs(beta) * spread > INFINITE) | (scale < 1e-6)
+    # a group without events: the slope runs off, and the information about it vanishes
+    infinite = (np.abs(beta) * spread > INFINITE) | (scale * FLAT < spread)
     good = ~infinite
     covariance = np.full((k, k), np.nan)
     if good.any():

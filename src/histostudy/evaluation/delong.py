@@ -83,10 +83,10 @@ def _ranks(score: Floats) -> Floats:
 def mean_over_folds(folds: Sequence[Areas]) -> Areas:
     """AUCs averaged over folds of different patients; the covariance is the sum of theirs over their number squared.
 
-    Folds without a case or a control have no AUC and are left out. The training sets of folds overlap: as every
-    interval here, this is the variance over test patients, not over trainings.
+    Folds without a case or a control have no AUC, those with one of either no variance; both are left out. The
+    training sets of folds overlap: as every interval here, this is the variance over test patients, not over trainings.
     """
-    used = [fold for fold in folds if np.isfinite(fold.auc).all()]
+    used = [fold for fold in folds if np.isfinite(fold.auc).all() and np.isfinite(fold.covariance).all()]
     if not used:
         return folds[0] if folds else Areas(np.empty(0), np.empty((0, 0)))
     return Areas(

@@ -74,14 +74,14 @@ def steiger_p(runs: Sequence[Run], others: Sequence[Run], genes: Sequence[str]) 
         (truth, mine), twin = columns(run, genes), columns(other, genes)[1]
         one = np.ones((1, run.rows.size))
         r12, r13, r23 = (kernels.pearson(one, a, b)[0] for a, b in ((truth, mine), (truth, twin), (mine, twin)))
-        df = run.rows.size - 3
+        df = run.independent - 3
         with np.errstate(invalid="ignore"):
-            value = steiger_t(r12, r13, r23, run.rows.size)
+            value = steiger_t(r12, r13, r23, run.independent)
             # logs: the tail of a large t underflows as a plain p
             z = np.sign(value) * -norm.ppf(np.maximum(student.sf(np.abs(value), max(df, 1)), 1e-300))
         effects.append(z / np.sqrt(max(df, 1)))
         theirs.append(r13)
-    statistic = combine(np.stack(effects), [run.rows for run in runs], [run.repeat for run in runs])
+    statistic = combine(np.stack(effects), runs)
     return norm.sf(statistic), nanmean(np.stack(theirs), 0)
 
 

@@ -30,7 +30,8 @@ def epoch_tables(study: Study, task: Task, folders: Mapping[str, Path], outcome:
     """Score every epoch of the traced models of a task.
 
     The best epoch of a fold is chosen on the fold itself, as some published code does, to show what that adds; in a
-    resample it is chosen anew, since the choice would have been made on those patients.
+    resample it is chosen anew, since the choice would have been made on those patients, and the interval is shifted
+    onto the estimate: a maximum over epochs is higher still in a resample.
 
     Parameters
     ----------
@@ -75,14 +76,22 @@ def epoch_tables(study: Study, task: Task, folders: Mapping[str, Path], outcome:
         last, last_draws = _mean(values[LAST])
         for choice, parts in values.items():
             value, resampled = _mean(parts)
-            low, high = interval(resampled, study.compare.confidence)
-            apart = interval(resampled - last_draws, study.compare.confidence)
+            low, high = _around(value, resampled, choice, study, (-1.0, 1.0))
+            # the best of the epochs, the last among them, is never below the last
+            apart = _around(value - last, resampled - last_draws, choice, study, (0.0, 1.0))
             row = {"model": model, "choice": choice, "estimate": value, "low": low, "high": high}
             row |= {"difference_to_last": value - last, "difference_low": apart[0], "difference_high": apart[1]}
             choices.append(row | {"n": len(once), "events": events})
     if not scored:
         return {}
     return {"epochs": pd.concat(scored, ignore_index=True), "epoch_choice": pd.DataFrame(choices)}
+
+
+def _around(value: float, draws: Floats, choice: str, study: Study, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Interval of a choice; where the choice is a maximum, shifted onto the estimate and kept within its bounds."""
+    if choice != REPORTED:
+        return interval(draws, study.compare.confidence)
+    return interval(draws, study.compare.confidence, estimate=value, bounds=bounds)
 
 
 def _scores(

@@ -81,7 +81,7 @@ def defined_genes(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(out, columns=genes)
 
 
-def correlation_p(correlations: Floats, rows: Sequence[NDArray[np.integer]], repeats: Sequence[int]) -> Floats:
+def correlation_p(correlations: Floats, runs: Sequence[Run]) -> Floats:
     """Two-sided p of "no correlation" for each gene, its runs combined on Fisher's z scale (see `combine`).
 
     Right for Spearman's coefficient too: without correlation its variance is Pearson's, 1 / (n - 1).
@@ -90,18 +90,17 @@ def correlation_p(correlations: Floats, rows: Sequence[NDArray[np.integer]], rep
     ----------
     correlations : ndarray, shape (runs, genes)
         Pearson's r or Spearman's coefficient a run; NaN is left out.
-    rows : sequence of ndarray of int
-        Which patients each run tests.
-    repeats : sequence of int
-        Repeat of each run.
+    runs : sequence of Run
     """
     from scipy.stats import norm
 
-    return 2 * norm.sf(np.abs(combine(np.arctanh(np.clip(correlations, -1 + 1e-12, 1 - 1e-12)), rows, repeats)))
+    return 2 * norm.sf(np.abs(combine(np.arctanh(np.clip(correlations, -1 + 1e-12, 1 - 1e-12)), runs)))
 
 
-def combine(effects: Floats, rows: Sequence[NDArray[np.integer]], repeats: Sequence[int]) -> Floats:
+def combine(effects: Floats, runs: Sequence[Run]) -> Floats:
     """Standard normal statistic of effects of runs, each of variance ``1 / (n - 3)`` without an effect.
+
+    n counts what can be taken for independent: patients, or blocks of neighbouring spots.
 
     Folds of a repeat are combined by their precision. Repeats test the same patients again and are no new
     evidence: their mean is given the precision of one repeat, as if they all said the same. So are folds that
@@ -111,10 +110,7 @@ def combine(effects: Floats, rows: Sequence[NDArray[np.integer]], repeats: Seque
     ----------
     effects : ndarray, shape (runs, genes)
         NaN is left out.
-    rows : sequence of ndarray of int
-        Which patients each run tests; the precision of a run's effect is ``n - 3``.
-    repeats : sequence of int
-        Repeat of each run.
+    runs : sequence of Run
 
     Returns
     -------
@@ -122,13 +118,13 @@ def combine(effects: Floats, rows: Sequence[NDArray[np.integer]], repeats: Seque
         NaN where no run has an effect.
     """
     good = np.isfinite(effects)
-    sizes = np.array([np.size(r) for r in rows], float)
+    sizes = np.array([run.independent for run in runs], float)
     precision = np.where(good, np.maximum(sizes - 3, 0)[:, None], 0.0)
     z = np.nan_to_num(effects)
     top, bottom = np.zeros(z.shape[1]), np.zeros(z.shape[1])
-    for repeat in sorted(set(repeats)):
-        mine = [k for k, r in enumerate(repeats) if r == repeat]
-        share = _share(good[mine], [rows[k] for k in mine])
+    for repeat in sorted({run.repeat for run in runs}):
+        mine = [k for k, run in enumerate(runs) if run.repeat == repeat]
+        share = _share(good[mine], [runs[k].rows for k in mine])
         top += share * (precision[mine] * z[mine]).sum(0)
         bottom += np.sqrt(share * precision[mine].sum(0))
     return kernels.ratio(top, bottom)
@@ -216,7 +212,6 @@ def evaluate_genes(
                     {"metric": name, "gene": gene, "estimate": float(estimates[g]), "low": low, "high": high}
                     | {"runs": int(defined[g]) if names[name] == "fold mean" else len(runs)}
                 )
-    places, repeats = [run.rows for run in runs], [run.repeat for run in runs]
     tables = []
     for name, pooling in names.items():
         resampled = kernels.ratio(*totals[name])
@@ -226,7 +221,7 @@ def evaluate_genes(
         if not np.isfinite(estimate):
             low = high = float("nan")
         head = {"metric": name, "gene": ALL, "estimate": estimate, "low": low, "high": high, "runs": len(runs)}
-        p = correlation_p(np.concatenate(folds[name], 1), places, repeats) if name in TESTED else np.nan
+        p = correlation_p(np.concatenate(folds[name], 1), runs) if name in TESTED else np.nan
         table["p"], table["q"] = p, adjust(p, "bh") if name in TESTED else np.nan
         table = pd.concat([pd.DataFrame([head]), table], ignore_index=True)
         table["undefined"] = len(runs) - table["runs"]

@@ -66,7 +66,10 @@ def pool_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def runs_of(
-    predictions: pd.DataFrame, patients: Sequence[str], train: Mapping[tuple[int, int], pd.DataFrame]
+    predictions: pd.DataFrame,
+    patients: Sequence[str],
+    train: Mapping[tuple[int, int], pd.DataFrame],
+    blocks: np.ndarray | None = None,
 ) -> list[Run]:
     """Cut a model's predictions into its runs.
 
@@ -78,13 +81,17 @@ def runs_of(
         The task's test patients, in the order of the weights.
     train : mapping
         Outcomes of the patients outside the test part, by (repeat, fold).
+    blocks : ndarray, optional
+        Of spots, in the order of `patients`: the block of neighbours each is in.
     """
     place = pd.Index(patients)
     out = []
     for (repeat, fold), frame in predictions.groupby(["repeat", "fold"], sort=True):
         frame = frame.sort_values("patient_id", ignore_index=True)
         key = (int(repeat), int(fold))  # type: ignore[call-overload]
-        out.append(Run(*key, frame, train.get(key, pd.DataFrame()), place.get_indexer(pd.Index(frame["patient_id"]))))
+        rows = place.get_indexer(pd.Index(frame["patient_id"]))
+        own = None if blocks is None else blocks[rows]
+        out.append(Run(*key, frame, train.get(key, pd.DataFrame()), rows, own))
     return out
 
 

@@ -97,7 +97,8 @@ def evaluate_task(
     once, weights = resampling(first, compared.resamples, seed, lambda rows: _blocks(rows, beside.places))
     train = training_outcomes(outcome, splits)
     patients = once["patient_id"].tolist()
-    runs = {model: runs_of(frame, patients, train) for model, frame in predictions.items()}
+    blocks = _blocks(once, beside.places)
+    runs = {model: runs_of(frame, patients, train, blocks) for model, frame in predictions.items()}
     references = [m for m in dict.fromkeys([compared.reference, "clinical"]) if m is not None and m in predictions]
     main: dict[str, Values] = {}
     if task.kind == "expression":

@@ -141,7 +141,7 @@ def _null_sentence(task: Mapping[str, Any], rows: pd.DataFrame, level: int) -> s
     who = listed([str(m) for m in judged.index])
     at = f"chance ({number(chance, 1)})"
     if not out:
-        return f"{text}; the {what} of {who} hold{'s' if len(judged) == 1 else ''} {at}, as should be."
+        return f"{text}; the {what} of {who} hold{'s' if len(judged) == 1 else ''} {at}, as it should be."
     return (
         f"{text}; of {len(judged)} {what} {len(out)} leave{'s' if len(out) == 1 else ''} {at} out ({listed(out)}): "
         f"expect {100 - level} in 100 by luck, and look for a leak beyond that."

@@ -209,7 +209,7 @@ def _inner(study: Mapping[str, Any], splits: Mapping[str, Any]) -> str:
     chosen = inner_choice(study)
     text = ""
     if chosen:
-        share = f"{number(100 * float(splits.get('inner') or 0), 0)}% of the training patients"
+        share = f"{number(100 * float(splits.get('inner') or 0), 0)}% of the training patients, one at least"
         stratified = ", stratified by outcome" if _stratified(study, splits) and splits.get("column") else ""
         unless = ", where the folds name none" if splits.get("published") else ""
         text = f"In each fold an inner validation part ({share}{stratified}{unless}) chose {listed(chosen)}; "
@@ -299,8 +299,8 @@ def _survival(study: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) 
         return ""
     return (
         "What a survival task can find depends on its events. Smallest hazard ratio between two groups of equal size "
-        "that a log-rank test finds with a power of 80% at a two-sided 0.05, from d = 4 (1.96 + 0.84)\N{SUPERSCRIPT TWO} / "
-        f"(ln HR)\N{SUPERSCRIPT TWO} events (Schoenfeld, Biometrika 1981): {'; '.join(parts)}."
+        "that a log-rank test finds with a power of 80% at a two-sided 0.05, from d = 4 (1.96 + 0.84)"
+        f"\N{SUPERSCRIPT TWO} / (ln HR)\N{SUPERSCRIPT TWO} events (Schoenfeld, Biometrika 1981): {'; '.join(parts)}."
     )
 
 

@@ -114,7 +114,9 @@ def modalities_paragraph(study: Spec) -> str:
         return ""
     return (
         f"Modalities, one row a patient: {'; '.join(parts)}. Moments were taken on the training part; a missing cell "
-        "was filled with its median there, and a patient without the table is known to the models as such."
+        "was filled with its median there, and a patient without the table is known to the models as such; where "
+        "the study does not say otherwise, a table that somebody lacks was hidden from 10% of the training patients at "
+        "each step, so that this is learned."
     )
 
 
@@ -196,7 +198,12 @@ def _stepped_sentences(stepped: Mapping[str, Spec], unit: str, *, everyone: bool
 
 
 #: What is said of a setting that another model has and this one has not.
-NONE = {"l1": "without an L1 penalty", "tiles": "with all tiles of each", "sampling": "in shuffled order"}
+NONE = {
+    "l1": "without an L1 penalty",
+    "tiles": "with all tiles of each",
+    "sampling": "in shuffled order",
+    "hidden": "with its modalities hidden as by default",
+}
 
 
 def _changed(aspect: str, text: str) -> str:
@@ -216,8 +223,14 @@ def _settings(t: Spec, unit: str) -> dict[str, str]:
         "sampling": ""
         if t["sampling"] == "shuffle"
         else f"{unit}s drawn with equal chance of each class, or of each time interval and event",
+        "hidden": _hidden(t["modality_dropout"], unit),
         "epochs": _epochs(t),
     }
+
+
+def _hidden(share: float | None, unit: str) -> str:
+    """How many patients a modality was hidden from, where the study says so."""
+    return "" if share is None else f"each modality hidden from {number(100 * share, 0)}% of the {unit}s at a step"
 
 
 def _epochs(t: Spec) -> str:
@@ -248,7 +261,22 @@ def _losses(study: Spec, own: Mapping[str, Spec]) -> str:
             f"{listed(sorted(kinds & {'regression', 'expression'}))}, the squared error of targets standardised on the "
             "training part"
         )
-    return f"Losses: {'; '.join(parts)}." if parts else ""
+    text = f"Losses: {'; '.join(parts)}." if parts else ""
+    if shifted := [name for name, m in own.items() if _is_shifted(m, kinds)]:
+        text += (
+            f" Predicted probabilities of {listed(shifted)}, not the risks, were shifted to the training part's shares "
+            "of the classes or events of the intervals, which the weighting of patients had changed."
+        )
+    return text
+
+
+def _is_shifted(model: Spec, kinds: set[str]) -> bool:
+    """Whether predictions are recalibrated after the training: patients counted unequally in it."""
+    t = model.get("training") or {}
+    balanced, likelihood = t.get("sampling") == "balanced", (t.get("loss") or "nll") == "nll"
+    return (balanced and "classification" in kinds) or (
+        "survival" in kinds and likelihood and (balanced or bool(t.get("alpha")))
+    )
 
 
 def _survival_loss(model: Spec) -> str:

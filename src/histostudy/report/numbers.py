@@ -20,7 +20,7 @@ METRICS: dict[str, tuple[str, int]] = {
     "c_harrell_rank": ("C, ranks within folds", 3),
     "c_harrell_pooled": ("C, risks pooled", 3),
     "ibs": ("Integrated Brier", 3),
-    "ibs_skill": ("Integrated Brier skill over Kaplan-Meier", 3),
+    "ibs_skill": ("Integrated Brier skill", 3),
     "calibration_slope": ("Calibration slope", 2),
     "pearson": ("Pearson r", 3),
     "spearman": ("Spearman rho", 3),
@@ -29,7 +29,7 @@ METRICS: dict[str, tuple[str, int]] = {
     "skill": ("Skill over the training mean", 3),
 }
 #: Metrics at a time, ``<name>@<days>``.
-AT_A_TIME = {"auroc_td": "AUROC", "brier": "Brier score", "observed_expected": "Observed over expected events"}
+AT_A_TIME = {"auroc_td": "AUROC", "brier": "Brier score", "observed_expected": "Observed / expected"}
 MAIN_METRIC = {"classification": "auroc", "survival": "c_harrell", "regression": "pearson", "expression": "pearson"}
 #: What a model without information scores, for the line in the plot.
 CHANCE = {

@@ -178,8 +178,9 @@ def _task(task: Mapping[str, Any], context: ReportContext) -> dict[str, Any]:
     reference = (context.study.get("compare") or {}).get("reference")
     table = context.metrics.get(name)
     out: dict[str, Any] = {
-        "name": name, "kind": KINDS.get(kind, kind), "what": task_text(task), "tables": [], "genes": None,
-        "forest": "", "n": "", "notes": [null_note(task)] if is_null(task) else [], "comparison": [],
+        "name": name, "kind": KINDS.get(kind, kind), "what": task_text(task), "unit": unit_of(task),
+        "tables": [], "genes": None, "forest": "", "n": "", "notes": [null_note(task)] if is_null(task) else [],
+        "comparison": [],
         "figures": [_figure(f) for f in context.figures if f.task == name],
     }  # fmt: skip
     if table is not None and len(table):

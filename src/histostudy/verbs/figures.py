@@ -159,15 +159,17 @@ class _Artist:
             return self.attention_map(draw, planned)
         if planned.figure == "top_tiles":
             return self.top_tiles(draw, planned)
+        task = self.study.task(planned.task)
+        noun = {"noun": "spots"} if task.kind == "expression" and task.level == "spot" else {}
         if table in ("metrics", "comparison"):
-            return draw(pd.read_csv(self.layout.home / table / f"{planned.task}.csv"))
+            return draw(pd.read_csv(self.layout.home / table / f"{planned.task}.csv"), **noun)
         curves = read_json(self.layout.curves(planned.task))
         mine = frame_from_json(curves[table]) if table in curves else pd.DataFrame()
         if planned.figure == "spatial_gene":
             return self.spatial_gene(draw, mine)
         if planned.figure == "epoch_choice":
             return draw(mine, choice=frame_from_json(curves["epoch_choice"]) if len(mine) else None)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = noun if planned.figure in ("genes", "within_patient") else {}
         if planned.figure == "cox_forest":
             more = {"reference": self.study.compare.reference, "confidence": self.study.compare.confidence}
         elif planned.figure == "subtype_survival":

@@ -29,6 +29,8 @@ class Run:
         Outcomes (`time`, `event` for survival) of the patients outside the test part.
     rows : ndarray of int
         Place of each row's patient in the weights.
+    blocks : ndarray, optional
+        Of spots: the block of neighbours each row is in.
     """
 
     repeat: int
@@ -36,6 +38,12 @@ class Run:
     frame: pd.DataFrame
     train: pd.DataFrame
     rows: np.ndarray
+    blocks: np.ndarray | None = None
+
+    @property
+    def independent(self) -> int:
+        """Number of rows that can be taken for independent: patients, or blocks of spots."""
+        return int(self.rows.size if self.blocks is None else np.unique(self.blocks).size)
 
 
 @dataclass(frozen=True)

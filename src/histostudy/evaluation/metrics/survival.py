@@ -52,7 +52,10 @@ def horizon_of(runs: Sequence[Run]) -> Horizon:
 
 
 def horizons_of(runs: Mapping[str, Sequence[Run]]) -> dict[str, Horizon]:
-    """What the metrics of each model need; one grid for all models that predict S(t), where they share two times.
+    """What the metrics of each model need; one grid for all models that predict S(t) at many times.
+
+    A model that predicts it at few, such as a file with two horizons, would coarsen the grid of all: it is left out of
+    the grid, and has no integrated score.
 
     Parameters
     ----------
@@ -60,14 +63,12 @@ def horizons_of(runs: Mapping[str, Sequence[Run]]) -> dict[str, Horizon]:
         Models may predict S(t) at different times, or not at all.
     """
     each = {model: horizon_of(parts) for model, parts in runs.items()}
-    grids = [set(facts.grid_days) for facts in each.values() if facts.grid_days.size]
+    most = max((facts.grid_days.size for facts in each.values()), default=0)
+    dense = {model for model, facts in each.items() if facts.grid_days.size and facts.grid_days.size * 2 >= most}
+    grids = [set(each[model].grid_days) for model in dense]
     common = np.array(sorted(set.intersection(*grids)), float) if grids else np.zeros(0)
-    if common.size < 2:
-        return each
-    return {
-        model: Horizon(facts.tau_days, common if facts.grid_days.size else facts.grid_days, facts.train)
-        for model, facts in each.items()
-    }
+    none = np.zeros(0)
+    return {m: Horizon(f.tau_days, common if m in dense else none, f.train) for m, f in each.items()}
 
 
 def predicted_days(runs: Sequence[Run]) -> list[int]:
