@@ -95,6 +95,8 @@ class MILModel(nn.Module):
         self.head: Head = kind(self.aggregator.dim_out, self.config["head"])
         if self.aggregator.linear:
             nn.init.zeros_(self.head.linear.weight)  # type: ignore[arg-type]
+        elif self.aggregator.lecun_head:
+            nn.init.normal_(self.head.linear.weight, std=self.aggregator.dim_out**-0.5)  # type: ignore[arg-type]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -57,6 +57,8 @@ class Aggregator(nn.Module):
     Options: ClassVar[type]
     #: A linear model: features are standardised by the moments of the bag means, the head starts at zero.
     linear: bool = False
+    #: The head's weights are drawn from N(0, 1 / width), as the network's own (Klambauer et al., NeurIPS 2017).
+    lecun_head: ClassVar[bool] = False
     #: It looks at tiles.
     uses_tiles: ClassVar[bool] = True
     #: Its constructor takes `modalities`, a tuple of `Modality` of at least one.

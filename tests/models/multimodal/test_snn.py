@@ -7,7 +7,8 @@ import torch
 from models.multimodal.tables import BOTH, patients
 
 from histostudy.errors import ModelError
-from histostudy.models.batch import BagBatch
+from histostudy.models.batch import BagBatch, Modality
+from histostudy.models.model import MILModel
 from histostudy.models.registry import aggregator_kind, build_aggregator
 
 
@@ -49,3 +50,11 @@ def test_wrong_options_are_one_line() -> None:
         build_aggregator("snn", 0, {"blocks": 0}, modalities=BOTH)
     with pytest.raises(ModelError, match="snn needs a modality"):
         build_aggregator("snn", 0)
+
+
+def test_the_head_is_drawn_as_the_network_is() -> None:
+    torch.manual_seed(0)
+    modality = Modality("rna", tuple(f"g{k}" for k in range(40)), (tuple(range(40)),))
+    head = {"kind": "regression", "columns": [f"y{k}" for k in range(200)]}
+    weight = MILModel(0, "snn", {"width": 64}, head, [modality]).head.linear.weight
+    assert float(weight.std()) == pytest.approx(64**-0.5, rel=0.03)

@@ -33,13 +33,14 @@ class SNN(Aggregator):
     """Self-normalising network of the tables (Klambauer et al., NeurIPS 2017; the genomic baseline of MCAT, ICCV 2021).
 
     Each modality has its own network, so that a patient who lacks one keeps the others; their vectors are set side
-    by side. MCAT adds an L1 penalty of all weights, which its gradient accumulation makes 32 times stronger than
-    stated and which costs the baseline up to .1 of concordance; there is none here.
+    by side. MCAT adds an L1 penalty of all weights (`training.l1`), which its gradient accumulation makes 32 times
+    stronger than stated and which costs the baseline up to .1 of concordance.
     """
 
     Options = SNNOptions
     uses_tiles = False
     multimodal = True
+    lecun_head = True
 
     def __init__(self, dim_in: int, options: SNNOptions, modalities: tuple[Modality, ...]) -> None:
         super().__init__(dim_in, options)
