@@ -78,6 +78,7 @@ class Cohort(Keys):
     )
     patients: Path | None = Field(None, description="CSV: patient_id, outcomes, covariates [, site].")
     simulate: Simulate | None = Field(None, description="Draw a synthetic cohort instead of reading tables.")
+    note: str | None = Field(None, description="A sentence that the report's first lines must say of this cohort.")
     max_failed: float = Field(0.2, ge=0, le=1, description="Largest share of slides that may fail.")
     shard_size: int = Field(64, ge=1, description="Slides a shard, about.")
 

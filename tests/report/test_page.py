@@ -236,3 +236,9 @@ def test_models_that_were_not_trained_here_are_marked(context):
     assert html.count(">made elsewhere</span>") == 4  # a table a task
     assert html.count(">not trained</span>") == 4
     assert "predictions mean" in html
+
+
+def test_what_must_be_said_of_a_cohort_stands_on_the_page(context: ReportContext) -> None:
+    study = context.study | {"cohort": dict(context.study["cohort"]) | {"note": "Sections of <one> patient."}}
+    assert "Sections of <one> patient." in Page(render_report(dataclasses.replace(context, study=study))).text
+    assert "Sections of" not in Page(render_report(context)).text

@@ -74,6 +74,7 @@ def _page(context: ReportContext) -> dict[str, Any]:
     page: dict[str, Any] = {
         "title": str(study.get("study", "study")),
         "lead": _lead(study, counts),
+        "note": (study.get("cohort") or {}).get("note"),
         "simulated": drawn(study),
         "findings": [_headed(f, names) for f in findings],
         "tiles": _headline(context),
