@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from histostudy.evaluation.comparison import MAIN_METRIC
 from histostudy.report.modelling import is_foreign, models_of
-from histostudy.report.numbers import CHANCE, MAIN_METRIC, count, interval, known, listed, metric_name, number, p_value
+from histostudy.report.numbers import CHANCE, count, interval, known, listed, metric_name, number, p_value
 from histostudy.report.tasks import is_null, unit_of
 
 if TYPE_CHECKING:

@@ -30,7 +30,6 @@ METRICS: dict[str, tuple[str, int]] = {
 }
 #: Metrics at a time, ``<name>@<days>``.
 AT_A_TIME = {"auroc_td": "AUROC", "brier": "Brier score", "observed_expected": "Observed / expected"}
-MAIN_METRIC = {"classification": "auroc", "survival": "c_harrell", "regression": "pearson", "expression": "pearson"}
 #: What a model without information scores, for the line in the plot.
 CHANCE = {
     "skill": 0.0,

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from histostudy.evaluation.comparison import MAIN_METRIC
 from histostudy.report.context import MEDIA, FigureItem, ReportContext
 from histostudy.report.findings import CONTROLS, key_findings, main_rows, shown_model, what_it_is
 from histostudy.report.forest import forest_svg
@@ -14,7 +15,6 @@ from histostudy.report.metric_tables import metric_tables
 from histostudy.report.modelling import is_untrained, models_of
 from histostudy.report.numbers import (
     CHANCE,
-    MAIN_METRIC,
     count,
     interval,
     known,

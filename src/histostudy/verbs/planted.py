@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histostudy.evaluation.comparison import MAIN_METRIC
 from histostudy.files import frame_from_json, read_json
 from histostudy.study import CONTROLS
 
@@ -22,7 +23,6 @@ Row = dict[str, Any]
 
 #: What a metric is where nothing can be learned; a horizon after ``@`` is dropped first.
 CHANCE = {"auroc": 0.5, "c_harrell": 0.5, "c_uno": 0.5, "auroc_td": 0.5, "pearson": 0.0, "spearman": 0.0}
-MAIN = {"classification": "auroc", "survival": "c_harrell", "regression": "pearson"}
 
 
 def planted_and_found(
@@ -75,7 +75,9 @@ def planted_and_found(
             if task.kind == "survival" and cox is not None:
                 rows += _hazard_ratios(task.name, cox[cox["model"] == study.compare.reference], truth["survival"])
         else:
-            rows.append(_above_chance(task, of_model(study, table, MAIN[task.kind]).iloc[0], _of_pixels(task, truth)))
+            rows.append(
+                _above_chance(task, of_model(study, table, MAIN_METRIC[task.kind]).iloc[0], _of_pixels(task, truth))
+            )
     return pd.DataFrame(rows, columns=["effect", "planted", "found", "agrees"])
 
 
@@ -98,14 +100,14 @@ def _of_pixels(task: Task, truth: Mapping[str, Any]) -> str:
 
 
 def _above_chance(task: Task, row: pd.Series, planted: str) -> Row:
-    metric = MAIN[task.kind]
+    metric = MAIN_METRIC[task.kind]
     agrees = bool(row["low"] > CHANCE[metric])
     return {"effect": task.name, "planted": planted, "found": f"{metric} {_interval(row)}", "agrees": agrees}
 
 
 def _models(task: Task, table: pd.DataFrame, truth: Mapping[str, Any]) -> list[Row]:
     """Each model of a task beside the oracle."""
-    metric, best, planted = MAIN[task.kind], 1.0, "nothing of this cohort's"
+    metric, best, planted = MAIN_METRIC[task.kind], 1.0, "nothing of this cohort's"
     if task.kind == "survival" and task.time in truth["survival"]["endpoints"]:
         oracle = truth["survival"]["endpoints"][task.time]["oracle_c"]
         best = oracle["all"]
