@@ -202,6 +202,10 @@ class Training(Keys):
     epoch: Literal["inner", "last"] = Field(
         "inner", description="Epoch that is kept: by the inner part, or the last one (trained on the inner part too)."
     )
+    start: Literal["prior", "zero"] = Field(
+        "prior",
+        description="Bias of the head before the first step: the trivial prediction of the training part, or 0.",
+    )
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Of the learning rate.")
     sampling: Literal["shuffle", "balanced"] = Field(
         "shuffle", description="balanced: patients drawn with equal chance of each class, or time interval and event."

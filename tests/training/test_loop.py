@@ -405,3 +405,18 @@ def test_balanced_sampling_does_not_spoil_the_calibration(tmp_path: Path) -> Non
     )
     died = float(((time[160:] <= 600) & event[160:]).mean())
     assert 1 - result.predictions["surv_600"].mean() == pytest.approx(died, abs=0.08)
+
+
+def test_the_bias_of_the_head_starts_where_the_study_says(tmp_path: Path) -> None:
+    task = {"name": "t", "kind": "classification", "target": "y"}
+    ids = [f"p{i:02d}" for i in range(40)]
+    store = TileStore.of(PackedBags.of({p: np.zeros((2, 3)) for p in ids}))
+    y = np.array([1.0] * 10 + [0.0] * 30)
+    share = {}
+    for start in ("prior", "zero"):
+        models = {"m": {"aggregator": "abmil", "training": {"epochs": 0, "start": start}}}
+        study = study_of(task, models, tmp_path)
+        outcome = outcome_for(study, ids, y=y, classes=["no", "yes"])
+        result = train_run(study.models["m"], store, outcome, ids, [], TestPart(outcome, ids), seed=0)
+        share[start] = float(result.tensors["head.linear.bias"].diff())
+    assert share["zero"] == 0 and share["prior"] < -0.5

@@ -200,6 +200,7 @@ def _stepped_sentences(stepped: Mapping[str, Spec], unit: str, *, everyone: bool
 #: What is said of a setting that another model has and this one has not.
 NONE = {
     "l1": "without an L1 penalty",
+    "start": "its head starting at the trivial prediction",
     "tiles": "with all tiles of each",
     "sampling": "in shuffled order",
     "hidden": "with its modalities hidden as by default",
@@ -218,6 +219,7 @@ def _settings(t: Spec, unit: str) -> dict[str, str]:
         "rate": f"learning rate {t['lr']:g}, {'falling as a cosine' if t['schedule'] == 'cosine' else 'constant'}",
         "decay": f"weight decay {t['weight_decay']:g}",
         "l1": f"an L1 penalty of all weights of {t['l1']:g}" if t["l1"] else "",
+        "start": "the bias of the head starting at zero" if t["start"] == "zero" else "",
         "batch": f"at most {count(t['batch_size'], unit)} a step",
         "tiles": f"{count(t['max_tiles'], 'tile')} of each drawn a step" if t["max_tiles"] else "",
         "sampling": ""

@@ -134,6 +134,8 @@ def train_run(
             options["sources"] = [source.config for source in sources]
         network = MILModel(store.dim, model.aggregator, options, head, specs, model.fusion)
         network.head.start(targets)
+        if settings.start == "zero":
+            torch.nn.init.zeros_(network.head.linear.bias)  # type: ignore[arg-type]
         network.aggregator.start(targets)
         install(network, tables)
         if network.aggregator.linear:
