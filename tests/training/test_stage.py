@@ -340,3 +340,11 @@ def test_sources_are_runs_of_the_same_fold_and_part_of_the_identity(tmp_path: Pa
     train_model(study, "t", "s", None, outcome, splits, tmp_path / "s", modalities={"rna": table})
     trainer = _Trainer(study, "t", "m", None, outcome, 1, {"rna": table}, {"b": tmp_path / "s", "a": tmp_path / "s2"})
     assert trainer.source_files(0, 2) == [tmp_path / f"{name}/r0f2/weights.safetensors" for name in ("s2", "s")]
+
+
+def test_a_fold_that_tests_nobody_of_the_task_is_no_run_of_it(tmp_path: Path) -> None:
+    study, bags, outcome, splits = classified(tmp_path, {"m": {"aggregator": "mean", "training": QUICK}})
+    assert len(train_model(study, "t", "m", bags, outcome, splits, tmp_path)) == splits["fold"].nunique()
+    others = splits.assign(patient_id=splits["patient_id"].where(splits["fold"] != 1, "other " + splits["patient_id"]))
+    runs = train_model(study, "t", "m", bags, outcome, others, tmp_path)
+    assert 1 not in set(runs["fold"]) and not (tmp_path / "r0f1").exists()

@@ -98,13 +98,14 @@ def train_model(
     context = _context(study, task, model, bags, outcome, threads, tables)
     trainer = _Trainer(study, task, model, bags, outcome, threads, tables, sources or {})
     runs = []
-    groups = list(splits.groupby(["repeat", "fold"], sort=True))
+    tested = splits[(splits["part"] == "test") & splits["patient_id"].isin(set(outcome.patient_ids))]
+    if tested.empty:
+        raise ModelError(f"task {task}: no patient with the outcome is in a test part", todo="check the folds")
+    # a fold that tests nobody of this task is no run of it
+    runs_of_task = set(zip(tested["repeat"], tested["fold"], strict=True))
+    groups = [(run, rows) for run, rows in splits.groupby(["repeat", "fold"], sort=True) if run in runs_of_task]
     _forget(Path(out_dir), {f"r{repeat}f{fold}" for (repeat, fold), _ in groups})
-    has_outcome = set(outcome.patient_ids)
     for (repeat, fold), rows in progress(groups, f"{task} {model}", total=len(groups)):
-        if not set(rows.loc[rows["part"] == "test", "patient_id"]) & has_outcome:
-            logger.info("%s: nobody with the outcome is tested in repeat %s fold %s", task, repeat, fold)
-            continue
         parts = {part: sorted(rows.loc[rows["part"] == part, "patient_id"]) for part in ("train", "val", "test")}
         folder = Path(out_dir) / f"r{repeat}f{fold}"
         about = {**context, "repeat": int(repeat), "fold": int(fold), "parts": parts}
@@ -114,8 +115,6 @@ def train_model(
         if run is None:
             run = trainer.run(int(repeat), int(fold), parts, folder, identity)
         runs.append(run)
-    if not runs:
-        raise ModelError(f"task {task}: no patient with the outcome is in a test part", todo="check the folds")
     return pd.DataFrame(runs)
 
 
