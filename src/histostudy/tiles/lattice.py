@@ -69,6 +69,14 @@ class Lattice:
         """Distance of neighbours in level-0 pixels, not rounded."""
         return (self.size - self.overlap) * self.mpp / self.slide_mpp
 
+    def facts(self) -> dict[str, float]:
+        """What a file of tiles says of its lattice (see `histostudy.tiles.store.TileSet`)."""
+        return {
+            "mpp_requested": self.mpp, "mpp_effective": self.mpp_effective, "mpp_slide": self.slide_mpp,
+            "size_px": self.size, "size_px0": self.size_px0, "overlap_px": self.overlap,
+            "width_px0": self.width_px0, "height_px0": self.height_px0,
+        }  # fmt: skip
+
     @property
     def mpp_effective(self) -> float:
         """The finest detail a tile can hold, um per pixel: `mpp`, or the slide's where that is coarser."""

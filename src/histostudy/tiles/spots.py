@@ -57,10 +57,6 @@ def lay_spots(slide_id: str, lattice: Lattice, spots: pd.DataFrame, *, identity:
         )
     corners = np.unique(corner_of(centres[inside], lattice.size_px0), axis=0)
     corners = corners[np.lexsort((corners[:, 0], corners[:, 1]))]
-    attrs = {
-        "slide_id": slide_id, "mpp_requested": lattice.mpp, "mpp_effective": lattice.mpp_effective,
-        "mpp_slide": lattice.slide_mpp, "size_px": lattice.size, "size_px0": lattice.size_px0, "overlap_px": 0,
-        "width_px0": lattice.width_px0, "height_px0": lattice.height_px0, "min_tissue": 0.0, "identity": identity,
-    }  # fmt: skip
+    attrs = {**lattice.facts(), "slide_id": slide_id, "overlap_px": 0, "min_tissue": 0.0, "identity": identity}
     grid = (corners / lattice.size_px0).astype(np.int32)
     return TileSet(corners, grid, np.ones(len(corners), np.float32), attrs)

@@ -57,19 +57,7 @@ def lay_tiles(slide_id: str, lattice: Lattice, tissue: Path, *, min_tissue: floa
     if not keep.any():
         most = float(fraction.max())
         raise BadSlideError("no_tiles", f"no tile has {min_tissue:.0%} tissue; the most is {most:.0%}")
-    attrs = {
-        "slide_id": slide_id,
-        "mpp_requested": lattice.mpp,
-        "mpp_effective": lattice.mpp_effective,
-        "mpp_slide": lattice.slide_mpp,
-        "size_px": lattice.size,
-        "size_px0": lattice.size_px0,
-        "overlap_px": lattice.overlap,
-        "width_px0": lattice.width_px0,
-        "height_px0": lattice.height_px0,
-        "min_tissue": min_tissue,
-        "identity": identity,
-    }
+    attrs = {**lattice.facts(), "slide_id": slide_id, "min_tissue": min_tissue, "identity": identity}
     return TileSet(lattice.coords[keep], lattice.grid[keep], fraction[keep], attrs)
 
 
