@@ -84,8 +84,9 @@ def train_model_of_study(study_file: Path, task: str, model: str) -> None:
         splits = splits_of_spots(splits, outcome)
     folder = tables.layout.runs(task, model)
     sources = {t: tables.layout.runs(t, str(study.models[model].sources)) for t in study.source_tasks(model)}
+    seen = study.models[model].modalities if model in study.models else []
     index = train_model(
-        study, task, model, bags, outcome, splits, folder, modalities=tables.modalities, sources=sources
+        study, task, model, bags, outcome, splits, folder, modalities=tables.modalities if seen else {}, sources=sources
     )
     write_table(folder / "runs.parquet", index)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,6 @@ class Tables:
         Index of the features, one row a slide of the cohort.
     outcomes : dict
         Task name to outcome; of a task at the level of spots, that of the spots.
-    modalities : dict
-        Tables beside the slides, by name.
     """
 
     study: Study
@@ -51,7 +50,12 @@ class Tables:
     cohort: Cohort
     features: pd.DataFrame
     outcomes: dict[str, Outcome]
-    modalities: dict[str, ModalityTable] = field(default_factory=dict)
+
+    @cached_property
+    def modalities(self) -> dict[str, ModalityTable]:
+        """Tables beside the slides, by name; read when they are asked for, which few jobs do."""
+        study, cohort = self.study, self.cohort
+        return read_modalities(study.modalities, cohort.patients, cohort.source, study.outcome_columns())
 
     @property
     def patient_outcomes(self) -> list[Outcome]:
@@ -170,17 +174,16 @@ def load_tables(study_file: Path) -> Tables:
     study = load_study(study_file)
     layout = Layout(study)
     cohort = read(study, layout)
-    modalities = read_modalities(study.modalities, cohort.patients, cohort.source, study.outcome_columns())
     if not study.has_slides:
         index = pd.DataFrame({"slide_id": [], "patient_id": [], "status": [], "reason": [], "file": []}, dtype="str")
-        return _with_outcomes(Tables(study, layout, cohort, index, {}, modalities))
+        return _with_outcomes(Tables(study, layout, cohort, index, {}))
     features = pd.read_parquet(layout.features_table)
     features = features[features["slide_id"].isin(cohort.slides["slide_id"])].reset_index(drop=True)
     cohort.flow.index("slides with features", features, REASONS)
     kept = set(features.loc[features["status"] == "ok", "patient_id"])
     patients = cohort.patients[cohort.patients["patient_id"].isin(kept)].reset_index(drop=True)
     cohort = Cohort(cohort.slides, patients, cohort.flow, cohort.source)
-    return _with_outcomes(Tables(study, layout, cohort, features, {}, modalities))
+    return _with_outcomes(Tables(study, layout, cohort, features, {}))
 
 
 def _with_outcomes(tables: Tables) -> Tables:
