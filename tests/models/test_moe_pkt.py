@@ -88,7 +88,7 @@ def test_sources_never_change_and_stay_in_evaluation_mode() -> None:
     first = [p.clone() for p in moe_of(model).experts.parameters()]
     for step in range(3):
         raw, _ = model(bags(step))
-        loss = raw.square().sum() + moe_of(model).penalty({})
+        loss = raw.square().sum() + moe_of(model).penalty({}, None)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -158,7 +158,7 @@ def test_half_precision_does_no_harm() -> None:
     model = target(sources()).train()
     with torch.autocast("cpu", torch.bfloat16):
         raw, _ = model(bags(4))
-        penalty = moe_of(model).penalty({})
+        penalty = moe_of(model).penalty({}, None)
     assert penalty is not None
     (raw.float().square().sum() + penalty).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -181,9 +181,9 @@ def test_the_penalties_have_their_closed_forms_and_the_z_loss_shrinks_logits() -
     kept = moe_of(model)._logits
     assert kept is not None
     expected = 0.5 * balance_loss(kept) + 0.25 * z_loss(kept)
-    assert moe_of(model).penalty({}).item() == pytest.approx(expected.item())
+    assert moe_of(model).penalty({}, None).item() == pytest.approx(expected.item())
     model.eval()(bags(3))
-    assert moe_of(model).penalty({}) is None
+    assert moe_of(model).penalty({}, None) is None
 
 
 def test_wrong_sources_are_one_line() -> None:
@@ -224,7 +224,7 @@ def fit(model: MILModel, data: tuple[torch.Tensor, ...], epochs: int, seed: int)
         for chosen in torch.randperm(len(tiles), generator=generator).split(30):
             raw, _ = model(BagBatch.pack(list(tiles[chosen])))
             loss = cox_loss(raw[:, 0], time[chosen], event[chosen])
-            penalty = model.aggregator.penalty({})
+            penalty = model.aggregator.penalty({}, None)
             optimiser.zero_grad()
             (loss if penalty is None else loss + penalty).backward()
             optimiser.step()

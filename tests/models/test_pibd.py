@@ -88,7 +88,7 @@ def test_without_a_start_training_stops_with_one_line() -> None:
     model = build().train()
     model(batch_of((3, 4)))
     with pytest.raises(ModelError, match="was not told"):
-        model.penalty(survival(2))
+        model.penalty(survival(2), None)
 
 
 def test_evaluation_draws_nothing_and_knows_no_neighbours_or_order() -> None:
@@ -98,7 +98,7 @@ def test_evaluation_draws_nothing_and_knows_no_neighbours_or_order() -> None:
     with torch.no_grad():
         vectors, attention = model(batch)
         assert torch.equal(torch.get_rng_state(), state)
-        assert model.penalty(survival(4)) is None
+        assert model.penalty(survival(4), None) is None
         for i, tiles in enumerate(batch.features.split(batch.lengths.tolist())):
             alone = BagBatch.pack([tiles.flip(0)])
             alone.modalities = {
@@ -123,11 +123,11 @@ def test_a_missing_table_is_not_read_and_adds_no_loss() -> None:
     for batch in (one, two):
         torch.manual_seed(1)
         vectors, _ = model(batch)
-        found.append((vectors, model.penalty(survival(3))))
+        found.append((vectors, model.penalty(survival(3), None)))
     torch.testing.assert_close(found[0], found[1])
     nobody = batch_of((4, 6), present=(False, False))
     vectors, _ = model(nobody)
-    loss = vectors.sum() + model.penalty(survival(2))
+    loss = vectors.sum() + model.penalty(survival(2), None)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -140,12 +140,12 @@ def test_every_part_is_trained(targets: Mapping[str, Tensor]) -> None:
     model.start(targets)
     batch = batch_of((4, 9, 3, 5, 2, 8))
     vectors, _ = model(batch)
-    penalty = model.penalty(targets)
+    penalty = model.penalty(targets, None)
     assert penalty is not None
     (vectors.square().mean() + penalty).backward()
     still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [n for n in still if "missing" not in n] == []
-    assert model.penalty(targets) is None  # once a forward
+    assert model.penalty(targets, None) is None  # once a forward
 
 
 def test_proxies_attract_their_own_patients() -> None:
@@ -166,7 +166,7 @@ def test_half_precision_does_no_harm() -> None:
     batch = batch_of((4, 9, 3))
     with torch.autocast("cpu", torch.bfloat16):
         vectors, attention = model(batch)
-    penalty = model.penalty(survival(3))
+    penalty = model.penalty(survival(3), None)
     assert penalty is not None
     (vectors.float().square().mean() + penalty).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -226,7 +226,7 @@ def train(strength: float, epochs: int, seed: int = 1, **options: object) -> MIL
         for chosen in torch.randperm(240).split(30):
             raw, _ = model(part_of(batch, chosen))
             own = {name: value[chosen] for name, value in targets.items()}
-            penalty = model.aggregator.penalty(own)
+            penalty = model.aggregator.penalty(own, None)
             assert penalty is not None
             optimiser.zero_grad()
             (model.head.loss(raw, own) + penalty).backward()

@@ -7,7 +7,7 @@ cost what they hold, and nothing of one bag can reach another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -62,6 +62,8 @@ class BagBatch:
         (B + 1,) int64; the rows ``offsets[i]:offsets[i + 1]`` are bag i. No bag is empty.
     coords : Tensor, optional
         (T, 2) int64, level-0 pixels.
+    scales : Tensor, optional
+        (T,) float32, scale of each tile in micrometres per pixel, where a bag holds tiles of several.
     modalities : mapping of str to ModalityValues
         What is known of the patients beside their tiles, by the modality's name.
     """
@@ -70,6 +72,7 @@ class BagBatch:
     offsets: Tensor
     coords: Tensor | None = None
     modalities: Mapping[str, ModalityValues] = field(default_factory=dict)
+    scales: Tensor | None = None
 
     @classmethod
     def pack(cls, bags: Sequence[Tensor], coords: Sequence[Tensor] | None = None) -> BagBatch:
@@ -107,7 +110,30 @@ class BagBatch:
 
     def with_features(self, features: Tensor) -> BagBatch:
         """The same bags with other features of the same tiles."""
-        return BagBatch(features, self.offsets, self.coords, self.modalities)
+        return replace(self, features=features)
+
+    def select(self, kept: Tensor) -> BagBatch:
+        """The tiles where `kept` (T,) is true; every bag must keep at least one."""
+        lengths = segment_sum(kept.long(), self)
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        return replace(
+            self,
+            features=self.features[kept],
+            offsets=offsets,
+            coords=None if self.coords is None else self.coords[kept],
+            scales=None if self.scales is None else self.scales[kept],
+        )
+
+    def with_tokens(self, tokens: Tensor) -> BagBatch:
+        """The bags with the (B, k, D) `tokens` after each one's own tiles; where they lie is not known any more."""
+        count, extra = len(self), tokens.shape[1]
+        steps = torch.arange(count + 1, device=self.offsets.device) * extra
+        features = self.features.new_empty(len(self.features) + count * extra, self.features.shape[1])
+        own = torch.ones(len(features), dtype=torch.bool, device=features.device)
+        own[(self.offsets[1:, None] + steps[:-1, None] + torch.arange(extra, device=features.device)).flatten()] = False
+        features[own] = self.features
+        features[~own] = tokens.flatten(0, 1).to(features.dtype)
+        return BagBatch(features, self.offsets + steps, None, self.modalities)
 
 
 def even_attention(batch: BagBatch) -> Tensor:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch, Modality, ModalityValues
+from histostudy.models.front import build_front
 from histostudy.models.heads import HEADS, Head
 from histostudy.models.registry import Aggregator, build_aggregator
 
 #: What a model is built from; the first four are always needed.
-CONFIG_KEYS = ("dim_in", "aggregator", "options", "head", "modalities", "fusion")
+CONFIG_KEYS = ("dim_in", "aggregator", "options", "head", "modalities", "fusion", "front")
 
 
 class TableScale(nn.Module):
@@ -61,6 +62,8 @@ class MILModel(nn.Module):
         Tables beside the slides; an aggregator that takes none is fused with them late.
     fusion : str
         How: see `histostudy.models.multimodal.fusion`.
+    front : mapping
+        Layers before the aggregator, by name, with their settings: see `histostudy.models.front`.
     """
 
     mean: Tensor
@@ -74,6 +77,7 @@ class MILModel(nn.Module):
         head: Mapping[str, Any],
         modalities: Sequence[Modality | Mapping[str, Any]] = (),
         fusion: str = "concat",
+        front: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         tables = [m if isinstance(m, Modality) else _modality(m) for m in modalities]
@@ -88,7 +92,9 @@ class MILModel(nn.Module):
             "dim_in": dim_in, "aggregator": aggregator, "options": dict(options),
             "head": dict(head) | {"direct": self.aggregator.scores},
             "modalities": [asdict(table) for table in tables], "fusion": fusion,
+            "front": {name: dict(settings) for name, settings in (front or {}).items()},
         }  # fmt: skip
+        self.front = build_front(dim_in, self.config["front"])
         self.tables = nn.ModuleDict({table.name: TableScale(len(table.columns)) for table in tables})
         self.register_buffer("mean", torch.zeros(dim_in))
         self.register_buffer("scale", torch.ones(dim_in))
@@ -122,14 +128,17 @@ class MILModel(nn.Module):
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
 
-    def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
-        """Return (B, outputs) raw predictions and the (T,) attention, or None without one."""
-        scaled = replace(
+    def standardised(self, batch: BagBatch) -> BagBatch:
+        """The same bags, tiles and tables standardised by the training part."""
+        return replace(
             batch,
             features=(batch.features - self.mean) / self.scale,
             modalities={name: scale(batch.modalities[name]) for name, scale in self.tables.items()},
         )
-        vectors, attention = self.aggregator(scaled)
+
+    def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
+        """Return (B, outputs) raw predictions and the (T,) attention, or None without one."""
+        vectors, attention = self.aggregator(self.front(self.standardised(batch)))
         return self.head(vectors), attention
 
     def count_parameters(self) -> int:

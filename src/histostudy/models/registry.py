@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,6 +37,10 @@ class Moment:
 
 #: Draws at most this many tiles of the training part, evenly over its patients, standardised: (n, D) on the CPU.
 DrawTiles = Callable[[int], Tensor]
+#: Goes once over the training part in a drawn order: batches of standardised bags, without outcomes.
+DrawBags = Callable[[], Iterator[BagBatch]]
+#: The head's loss of vectors (B, dim_out), one a patient of the batch; or of (V, dim_out) with the patients' places (V,).
+Loss = Callable[..., Tensor]
 
 
 class Aggregator(nn.Module):
@@ -97,13 +101,19 @@ class Aggregator(nn.Module):
     def prepare(self, draw: DrawTiles, seed: int) -> None:
         """Fit what needs the training part's tiles before the first step, into buffers."""
 
-    def penalty(self, targets: Mapping[str, Tensor]) -> Tensor | None:
+    def pretrain(self, bags: DrawBags, seed: int) -> None:
+        """Train without outcomes on the training part's bags before the first step, after `prepare`."""
+
+    def penalty(self, targets: Mapping[str, Tensor], loss: Loss) -> Tensor | None:
         """A scalar added to the loss of the last training batch that went `forward`, or None.
 
         Parameters
         ----------
         targets : mapping
             Outcomes of the batch's patients: `y`, or `time` (days) and `event`.
+        loss : callable
+            The head's loss of other vectors than those that `forward` returned: ``loss(vectors)`` of one (B, dim_out)
+            a patient, ``loss(vectors, patients)`` of (V, dim_out), each of the patient at that place in the batch (V,).
         """
         return None
 

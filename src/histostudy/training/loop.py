@@ -5,24 +5,23 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from histostudy.errors import ModelError
-from histostudy.models.batch import ModalityValues
 from histostudy.models.heads import head_config
 from histostudy.models.model import MILModel
-from histostudy.models.registry import Moment
-from histostudy.models.survival import bin_of, time_bins
 from histostudy.training.determinism import deterministic
+from histostudy.training.epoch import Epoch, drawn_bags
 from histostudy.training.guard import TestPart
 from histostudy.training.linear import fit_linear
 from histostudy.training.modalities import RunModality, install
-from histostudy.training.recipes import Recipe, build_recipes
+from histostudy.training.recipes.base import Recipe, Run, build_recipes, check_recipes
 from histostudy.training.targets import head_names, targets_of
 from histostudy.training.tilestore import TileStore
 
@@ -33,12 +32,6 @@ if TYPE_CHECKING:
     from histostudy.study import Model, Training
 
 logger = logging.getLogger(__name__)
-
-#: In a cohort of few patients the batch shrinks until an epoch has this many steps, but not below a size.
-STEPS_AN_EPOCH = 8
-SMALLEST_BATCH = 8
-#: Share of training patients whose modality is hidden at a step, where some patient of the cohort lacks it.
-HIDDEN_SHARE = 0.1
 
 
 @dataclass
@@ -132,7 +125,9 @@ def train_run(
         specs, options = [table.spec for table in tables.values()], dict(model.options)
         if sources:
             options["sources"] = [source.config for source in sources]
-        network = MILModel(store.dim, model.aggregator, options, head, specs, model.fusion)
+        front = {name: layers for recipe in recipes for name, layers in recipe.front().items()}
+        network = MILModel(store.dim, model.aggregator, options, head, specs, model.fusion, front)
+        check_recipes(recipes, network.aggregator, outcome.task.kind)
         network.head.start(targets)
         if settings.start == "zero":
             torch.nn.init.zeros_(network.head.linear.bias)  # type: ignore[arg-type]
@@ -148,6 +143,9 @@ def train_run(
         solved = network.aggregator.linear and not recipes and settings.epochs > 0
         if not solved:
             network.aggregator.prepare(_drawer(network, store, rows, seed), seed)
+            if settings.epochs > 0:
+                network.to(store.device)
+                network.aggregator.pretrain(drawn_bags(store, network, rows, settings.batch_size, seed), seed)
         val_targets = targets_of(outcome, val_ids) if val_ids else {}
         val = (store.rows(val_ids), val_targets) if settings.epoch == "inner" and _can_judge(val_targets) else None
         watch = _Watch(network, store, test.patient_ids) if settings.trace else None
@@ -214,7 +212,7 @@ def _fit(
     val: tuple[list[int], dict[str, Tensor]] | None,
     settings: Training,
     seed: int,
-    recipes: list[Recipe],
+    recipes: Sequence[Recipe] = (),
     watch: _Watch | None = None,
 ) -> pd.DataFrame:
     """Train in place, end with the best epoch's weights, return the history."""
@@ -223,12 +221,19 @@ def _fit(
     rows, targets = train
     network.to(store.device)
     targets = {name: value.to(store.device) for name, value in targets.items()}
-    trained = [p for p in network.parameters() if p.requires_grad]
-    if not settings.epochs or not trained:
+    if not settings.epochs or not any(p.requires_grad for p in network.parameters()):
         loss = _loss_of(network, store, rows, targets)
         return pd.DataFrame({"epoch": [0], "lr": [0.0], "train_loss": [loss], "val_loss": [math.nan], "best": [True]})
+
+    def fit(epochs: int) -> None:
+        _fit(network, store, train, val, settings.model_copy(update={"epochs": epochs}), seed)
+
+    for recipe in recipes:
+        recipe.begin(Run(network, store, rows, targets, settings, seed, fit))
+    extra = [recipe.extra.to(store.device) for recipe in recipes if recipe.extra is not None]
+    trained = [p for module in (network, *extra) for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    step = _Epoch(network, store, rows, targets, optimiser, settings, torch.Generator().manual_seed(seed), recipes)
+    step = Epoch(network, store, rows, targets, optimiser, settings, torch.Generator().manual_seed(seed), recipes)
     best, best_state, since = math.inf, None, 0
     history: list[dict[str, Any]] = []
     for epoch in range(settings.epochs):
@@ -236,16 +241,19 @@ def _fit(
         for group in optimiser.param_groups:
             group["lr"] = settings.lr * shape
         train_loss = step.run(epoch)
-        val_loss = _loss_of(network, store, *val) if val is not None else math.nan
         if not math.isfinite(train_loss):
             raise ModelError(f"the loss is not finite in epoch {epoch + 1}", todo="lower training.lr")
-        history.append({"epoch": epoch + 1, "lr": settings.lr * shape, "train_loss": train_loss, "val_loss": val_loss})
-        if watch is not None:
-            watch.look(epoch + 1)
-        if val is not None and val_loss < best:
-            best, best_state, since = val_loss, copy.deepcopy(network.state_dict()), 0
-        else:
-            since += 1
+        with _judged(network, recipes):
+            val_loss = _loss_of(network, store, *val) if val is not None else math.nan
+            if watch is not None:
+                watch.look(epoch + 1)
+            last = epoch + 1 == settings.epochs
+            if val_loss < best or (val is None and last):
+                best, best_state, since = val_loss, copy.deepcopy(network.state_dict()), 0
+            else:
+                since += 1
+        row = {"epoch": epoch + 1, "lr": settings.lr * shape, "train_loss": train_loss, "val_loss": val_loss}
+        history.append(row | {name: value for recipe in recipes for name, value in recipe.log().items()})
         # a traced training goes on to its end: what comes after the stop is what it is to show
         if val is not None and since >= settings.patience and epoch + 1 >= settings.min_epochs and watch is None:
             break
@@ -253,9 +261,24 @@ def _fit(
         network.load_state_dict(best_state)
     network.eval()
     frame = pd.DataFrame(history)
-    chosen = frame["val_loss"].idxmin() if best_state is not None else len(frame) - 1
+    chosen = frame["val_loss"].idxmin() if val is not None and best_state is not None else len(frame) - 1
     frame["best"] = frame.index == chosen
     return frame
+
+
+@contextmanager
+def _judged(network: MILModel, recipes: Sequence[Recipe]) -> Iterator[None]:
+    """The network with the weights that a recipe wants judged and kept, then again with those that are trained."""
+    averaged = [weights for recipe in recipes if (weights := recipe.weights()) is not None]
+    if not averaged:
+        yield
+        return
+    trained = copy.deepcopy(network.state_dict())
+    network.load_state_dict(averaged[-1])
+    try:
+        yield
+    finally:
+        network.load_state_dict(trained)
 
 
 def _can_judge(targets: dict[str, Tensor]) -> bool:
@@ -269,78 +292,6 @@ def _can_judge(targets: dict[str, Tensor]) -> bool:
             logger.warning("the inner part has no event with somebody at risk after it; the last epoch is kept")
             return False
     return True
-
-
-@dataclass
-class _Epoch:
-    """One pass over the training part after another."""
-
-    network: MILModel
-    store: TileStore
-    rows: list[int]
-    targets: dict[str, Tensor]
-    optimiser: torch.optim.Optimizer
-    settings: Training
-    generator: torch.Generator
-    recipes: list[Recipe]
-
-    def run(self, epoch: int) -> float:
-        """Take the steps of an epoch; return its mean loss, without penalties."""
-        network, store, settings = self.network, self.store, self.settings
-        network.train()
-        batches = self._order().split(min(settings.batch_size, max(SMALLEST_BATCH, len(self.rows) // STEPS_AN_EPOCH)))
-        total = torch.zeros((), dtype=torch.float64, device=store.device)
-        for number, chosen in enumerate(batches):
-            done = epoch + number / len(batches)
-            network.aggregator.moment = Moment(done / settings.epochs, done)
-            batch = store.batch([self.rows[i] for i in chosen.tolist()], settings.max_tiles, self.generator)
-            batch.modalities = self._hidden(batch.modalities)
-            place = chosen.to(store.device)
-            targets = {name: value[place] for name, value in self.targets.items()}
-            with torch.autocast("cuda", torch.bfloat16, enabled=store.device == "cuda"):
-                raw, attention = network(batch)
-            loss = network.head.loss(raw, targets)
-            total += loss.detach().double() * len(chosen)
-            for recipe in self.recipes:
-                loss = loss + recipe.penalty(batch, attention, epoch / settings.epochs)
-            if (own := network.aggregator.penalty(targets)) is not None:
-                loss = loss + own
-            if settings.l1:
-                loss = loss + settings.l1 * torch.stack([p.abs().sum() for p in network.parameters()]).sum()
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimiser.step()
-        return float(total) / len(self.rows)
-
-    def _hidden(self, tables: Mapping[str, ModalityValues]) -> Mapping[str, ModalityValues]:
-        """Hide modalities of some patients, so that what stands for a missing one learns its part."""
-        out = {}
-        for name, table in tables.items():
-            share = self.settings.modality_dropout
-            if share is None:
-                share = HIDDEN_SHARE if self.store.modalities[name].somebody_lacks_it else 0.0
-            seen = torch.rand(len(table.present), generator=self.generator) >= share if share else None
-            out[name] = table if seen is None else replace(table, present=table.present & seen.to(table.present.device))
-        return out
-
-    def _order(self) -> Tensor:
-        """Training patients in a drawn order; balanced: drawn with equal chance of each class, with replacement."""
-        n = len(self.rows)
-        if self.settings.sampling == "shuffle":
-            return torch.randperm(n, generator=self.generator)
-        return torch.multinomial(_balance(self.targets, self.settings), n, replacement=True, generator=self.generator)
-
-
-def _balance(targets: Mapping[str, Tensor], settings: Training) -> Tensor:
-    """Weights (n,) that give each class, or each pair of time interval and event, the same chance."""
-    if "time" in targets:
-        edges = torch.from_numpy(time_bins(targets["time"].cpu(), targets["event"].cpu(), settings.bins))
-        kind = bin_of(targets["time"].cpu().double(), edges) * 2 + targets["event"].cpu().long()
-    elif targets["y"].dtype == torch.int64:
-        kind = targets["y"].cpu()
-    else:
-        raise ModelError("balanced sampling is for classes and survival", todo="set `sampling: shuffle`")
-    return 1 / torch.bincount(kind).double()[kind]
 
 
 @torch.no_grad()

@@ -86,7 +86,7 @@ def _check_model(study: Study, model: Model) -> None:
     from histostudy.models.batch import Modality
     from histostudy.models.model import MILModel
     from histostudy.models.registry import aggregator_kind
-    from histostudy.training.recipes import build_recipes
+    from histostudy.training.recipes.base import build_recipes, check_recipes
 
     if model.aggregator is None:
         return
@@ -101,8 +101,11 @@ def _check_model(study: Study, model: Model) -> None:
     if source is not None and (not aggregator_kind(source).uses_tiles or study.models[str(model.sources)].modalities):
         raise ConfigError(f"its source {model.sources} is not a model of tiles alone", todo="name one that is")
     tables = [Modality(name, ("column",), ((0,),)) for name in model.modalities]
-    MILModel(1, model.aggregator, model.options, {"kind": "regression", "columns": ["y"]}, tables, model.fusion)
-    build_recipes(model.recipe)
+    head = {"kind": "regression", "columns": ["y"]}
+    built = MILModel(1, model.aggregator, model.options, head, tables, model.fusion)
+    recipes = build_recipes(model.recipe)
+    for kind_of_task in sorted({task.kind for task in study.tasks}):
+        check_recipes(recipes, built.aggregator, kind_of_task)
 
 
 def _check_features(study: Study, layout: Layout) -> None:

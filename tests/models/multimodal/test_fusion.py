@@ -59,7 +59,7 @@ class Watched(Aggregator):
     def prepare(self, draw, seed):
         self.told.append(("prepare", draw(3).shape, seed))
 
-    def penalty(self, targets):
+    def penalty(self, targets, loss):
         return targets["y"].sum()
 
 
@@ -75,7 +75,7 @@ def test_the_base_is_told_what_a_model_is_told_and_keeps_its_penalty_and_attenti
     assert base.told == [("start", [1, 0]), ("set_sources", 0, 0.0, 5.0), ("prepare", (3, 5), 7)]
     model.moment = Moment(0.5, 3.0)
     assert base.moment == model.moment == Moment(0.5, 3.0)
-    assert model.penalty({"y": torch.tensor([1.0, 2.0])}) == 3
+    assert model.penalty({"y": torch.tensor([1.0, 2.0])}, None) == 3
     vectors, attention = model(patients([2, 4]))
     assert vectors.shape == (2, 8)
     assert attention.tolist() == [0.25] * 6

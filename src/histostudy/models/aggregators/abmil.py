@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from histostudy.models.attention import AttentionAggregator, Pooled
 from histostudy.models.batch import BagBatch, segment_softmax, segment_sum
 from histostudy.models.layers import GatedAttention, relu_layers
-from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_share, require
+from histostudy.models.registry import AGGREGATORS, is_count, is_share, require
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,24 @@ class ABMILOptions:
 
 
 @AGGREGATORS.register("abmil")
-class ABMIL(Aggregator):
+class ABMIL(AttentionAggregator):
     """Weighted mean of embedded tiles h = ReLU(x W + b), with weights softmax(w' (tanh(V h) * sigmoid(U h)))."""
 
     Options = ABMILOptions
 
     def __init__(self, dim_in: int, options: ABMILOptions) -> None:
         super().__init__(dim_in, options)
-        hidden = options.hidden
+        self.width = hidden = options.hidden
         self.dim_out = hidden * options.heads
         self.embed = relu_layers(dim_in, hidden, dropout=options.dropout)
         self.attention = GatedAttention(hidden, options.attention, options.heads, options.gated)
 
-    def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
-        """Pool; with several heads the attention is their mean."""
-        tiles = self.embed(batch.features)
-        attention = segment_softmax(self.attention(tiles), batch)
-        pooled = [segment_sum(attention[:, k : k + 1] * tiles, batch) for k in range(attention.shape[1])]
-        return torch.cat(pooled, 1), attention.mean(1)
+    def pool(self, tokens: BagBatch) -> Pooled:
+        """Pool; each head is a map."""
+        maps = segment_softmax(self.attention(tokens.features), tokens)
+        pooled = [segment_sum(maps[:, k : k + 1] * tokens.features, tokens) for k in range(maps.shape[1])]
+        return Pooled(torch.cat(pooled, 1), maps)
+
+    def contributions(self, tokens: BagBatch, pooled: Pooled) -> Tensor:
+        """a_i h_i, head beside head."""
+        return (pooled.maps[:, :, None] * tokens.features[:, None, :]).flatten(1)

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch, segment_softmax, segment_sum
 from histostudy.models.layers import GatedAttention, full_precision, relu_layers
-from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_number, is_share, require
+from histostudy.models.registry import AGGREGATORS, Aggregator, Loss, is_count, is_number, is_share, require
 
 if TYPE_CHECKING:
     from histostudy.models.model import MILModel
@@ -185,7 +185,7 @@ class MoEPKT(Aggregator):
         logits = self.route(segment_sum(attention * tiles, batch).to(self.route.weight.dtype))
         return full_precision(logits), attention[:, 0]
 
-    def penalty(self, targets: Mapping[str, Tensor]) -> Tensor | None:
+    def penalty(self, targets: Mapping[str, Tensor], loss: Loss) -> Tensor | None:
         """The load-balancing and the z-loss of the last training batch."""
         if self._logits is None:
             return None

@@ -13,7 +13,7 @@ from histostudy.errors import ModelError
 from histostudy.models.batch import BagBatch, Modality
 from histostudy.models.layers import relu_layers
 from histostudy.models.multimodal.encoders import TableVectors
-from histostudy.models.registry import Aggregator, DrawTiles, Moment
+from histostudy.models.registry import Aggregator, DrawBags, DrawTiles, Loss, Moment
 
 if TYPE_CHECKING:
     from histostudy.models.model import MILModel
@@ -155,6 +155,10 @@ class LateFusion(Aggregator):
         """Prepare the base."""
         self.base.prepare(draw, seed)
 
-    def penalty(self, targets: Mapping[str, Tensor]) -> Tensor | None:
+    def pretrain(self, bags: DrawBags, seed: int) -> None:
+        """Let the base learn from the bags."""
+        self.base.pretrain(bags, seed)
+
+    def penalty(self, targets: Mapping[str, Tensor], loss: Loss) -> Tensor | None:
         """The base's."""
-        return self.base.penalty(targets)
+        return self.base.penalty(targets, loss)

@@ -16,7 +16,16 @@ from histostudy.models.batch import BagBatch, Modality, segment_sum
 from histostudy.models.layers import relu_layers
 from histostudy.models.multimodal.encoders import GroupEncoder
 from histostudy.models.multimodal.information import CLUBMean, kl_to_standard, mixture_moments, product_of_experts
-from histostudy.models.registry import AGGREGATORS, Aggregator, is_count, is_number, is_positive, is_share, require
+from histostudy.models.registry import (
+    AGGREGATORS,
+    Aggregator,
+    Loss,
+    is_count,
+    is_number,
+    is_positive,
+    is_share,
+    require,
+)
 from histostudy.models.survival import bin_of, nll_loss, time_bins
 
 #: Similarities are divided by this before they share a patient out among the proxies.
@@ -305,7 +314,7 @@ class PIBD(Aggregator):
         on_tiles = weights[:, 1 : 1 + seen[0].shape[1]].detach()
         return vectors, joint, scatter_attention(on_tiles, seen[0], chosen[0].kept, batch)
 
-    def penalty(self, targets: Mapping[str, Tensor]) -> Tensor | None:
+    def penalty(self, targets: Mapping[str, Tensor], loss: Loss) -> Tensor | None:
         """Proxy, bottleneck, information and likelihood losses of the last training batch.
 
         Raises
@@ -320,11 +329,11 @@ class PIBD(Aggregator):
         chosen, vectors, joint, present = self._last
         self._last = None
         label = self._label(targets)
-        loss = joint.new_zeros((), dtype=torch.float32)
+        total = joint.new_zeros((), dtype=torch.float32)
         for one, neck, there in zip(chosen, self.bottlenecks, present, strict=True):
-            loss = loss + self.options.proxy * self._proxy_loss(one.affinity, label, there)
-            loss = loss + self._bottleneck_loss(one.samples, neck, "time" in targets)
-        return loss + self._information(vectors, joint, present)
+            total = total + self.options.proxy * self._proxy_loss(one.affinity, label, there)
+            total = total + self._bottleneck_loss(one.samples, neck, "time" in targets)
+        return total + self._information(vectors, joint, present)
 
     def _tokens(self, batch: BagBatch) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Tokens (B, N_m, hidden), which of them are real (B, N_m), and (B,) whether the modality is there."""
