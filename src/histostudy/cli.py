@@ -270,6 +270,14 @@ def split(study: StudyFile) -> None:
 
 
 @app.command()
+def bags(study: StudyFile) -> None:
+    """Write the features of a study's patients side by side, once for all trainings."""
+    from histostudy.verbs.bags import make_bags
+
+    make_bags(study)
+
+
+@app.command()
 def train(
     study: StudyFile,
     task: Annotated[str, typer.Option(help="Task of the study.")],
@@ -295,6 +303,14 @@ def transfer(study: StudyFile, model: Annotated[str, typer.Option(help="Model.")
     from histostudy.verbs.transfer import transfer_model
 
     transfer_model(study, model)
+
+
+@app.command()
+def overview(study: StudyFile) -> None:
+    """Set all models beside each other over all tasks: estimates, differences, ranks, what training took."""
+    from histostudy.verbs.overview import overview_of_study
+
+    overview_of_study(study)
 
 
 @app.command()

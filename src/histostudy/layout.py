@@ -99,6 +99,11 @@ class Layout:
         """Index of the features of every slide of the study."""
         return self.features / "index.parquet"
 
+    @property
+    def bags(self) -> Path:
+        """Folder of the features of the study's patients, side by side."""
+        return self.home / "bags"
+
     def shard(self, folder: Path, shard: int | str) -> Path:
         """Index of one shard in a stage's folder."""
         return folder / f"shard-{shard}.parquet"
@@ -114,6 +119,10 @@ class Layout:
     def transfer(self, model: str) -> Path:
         """Table of a model's runs on each survival task, tried on the others."""
         return self.home / "tables" / f"transfer_{model}.csv"
+
+    def overview(self, table: str) -> Path:
+        """All models over all tasks: `models`, or their `ranks`."""
+        return self.home / "tables" / f"{table}.csv"
 
     def curves(self, task: str) -> Path:
         """Tables behind the figures of a task: ROC and PR curves, calibration, Kaplan-Meier and others."""

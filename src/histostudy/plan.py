@@ -33,9 +33,11 @@ STAGES = {
     "index": ("histostudy.verbs.slides",),
     "cohort": ("histostudy.verbs.tables", "histostudy.cohort.table_one"),
     "split": ("histostudy.verbs.tables", "histostudy.splits.audit"),
-    "train": ("histostudy.verbs.tables", "histostudy.training.stage", "histostudy.features.bags"),
+    "bags": ("histostudy.verbs.bags",),
+    "train": ("histostudy.verbs.tables", "histostudy.training.stage", "histostudy.features.bagfile"),
     "evaluate": ("histostudy.verbs.tables", "histostudy.evaluation.stage"),
     "transfer": ("histostudy.verbs.tables", "histostudy.verbs.transfer"),
+    "overview": ("histostudy.verbs.overview",),
     "figures": ("histostudy.verbs.figures",),
     "report": ("histostudy.verbs.report",),
 }
@@ -140,6 +142,13 @@ class Plan:
     def indexes(self, folder: Path) -> list[str]:
         """Indexes of all shards of a stage."""
         return [str(self.layout.shard(folder, i)) for i in self.shards]
+
+    @property
+    def bags(self) -> list[str]:
+        """Files of the study's bags; a study of tables alone has none."""
+        from histostudy.features.bagfile import FILES
+
+        return [str(self.layout.bags / name) for name in FILES] if self.study.has_slides else []
 
     @property
     def data_files(self) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=80)]
 #: Keys of a task that no run depends on but the clinical control's `adjust`: they say how it is scored.
-EVALUATED_ONLY = {"adjust", "subtypes", "centroids"}
+EVALUATED_ONLY = {"adjust", "cutoff", "subtypes", "centroids"}
 
 
 class Keys(BaseModel):
@@ -64,6 +64,12 @@ class Regression(TaskKeys):
 
     kind: Literal["regression"]
     target: str = Field(description="Column of patients with the number.")
+    cutoff: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Clinical cut-off of the number: adds the metric `auroc@<cutoff>`, how well predictions rank the "
+        "patients at or above it over those below.",
+    )
 
 
 class Expression(TaskKeys):

@@ -251,7 +251,7 @@ def cases() -> list[tuple[Metric, pd.DataFrame, object, pd.DataFrame | None]]:
         [(m, class_frame(40, TWO.names, 0), TWO, None) for m in classification.METRICS]
         + [(m, class_frame(40, THREE.names, 0), THREE, None) for m in classification.METRICS]
         + [(m, test, facts, train) for m in survival.metrics([400])]
-        + [(m, regression_frame(40, 0), None, None) for m in regression.METRICS]
+        + [(m, regression_frame(40, 0), None, None) for m in regression.metrics(1e3)]
     )
 
 
@@ -302,3 +302,15 @@ def test_ties_in_risk_count_a_half() -> None:
     near = frame.assign(risk=np.arange(50) * 1e-10)
     assert value(by_name(survival.metrics([]))["c_harrell"], near, None) == 0.5
     assert value(by_name(survival.metrics([]))["c_harrell_rank"], near, None) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_at_a_cutoff_agrees_with_sklearn(seed: int) -> None:
+    frame = regression_frame(60, seed)
+    cutoff = float(frame["truth"].iloc[7])  # a patient at the cut-off is above it
+    *first, last = regression.metrics(cutoff)
+    assert last.name == f"auroc@{cutoff:g}" and [m.name for m in first] == [m.name for m in regression.METRICS]
+    expected = sk.roc_auc_score(frame["truth"] >= cutoff, frame["prediction"])
+    assert value(last, frame, None) == pytest.approx(expected, abs=1e-12)
+    assert value(last, frame.assign(prediction=3.0), None) == 0.5
+    assert np.isnan(value(regression.at_cutoff(1e4), frame, None))  # nobody is that high

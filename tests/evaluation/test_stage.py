@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from histostudy.cohort.outcomes import Outcome
 from histostudy.errors import StudyError
@@ -17,6 +18,7 @@ from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.runs import CUTOFF, gather, pool_predictions, runs_of
 from histostudy.evaluation.stage import Evaluation, evaluate_task
 from histostudy.files import write_table
+from histostudy.tasks import Regression
 
 N, FOLDS = 150, 5
 IDS = np.array([f"{i:03d}" for i in range(N)])
@@ -155,6 +157,31 @@ def test_regression_and_scatter() -> None:
     assert np.isnan(prior.loc["pearson", "estimate"]) and prior.loc["pearson", "undefined"] == FOLDS
     assert result.comparison["p"].isna().all()
     assert len(result.curves["scatter"]) == 2 * N
+
+
+def test_a_cutoff_adds_a_row_that_counts_the_patients_above_it() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.normal(size=N)
+    frame = pd.DataFrame(keys("abmil") | {"truth": truth, "prediction": truth + rng.normal(size=N)})
+    null = frame.assign(model="null", prediction=rng.normal(size=N))
+    rare = np.sort(truth)[-3]  # three patients of five folds
+    for cutoff in (0.5, rare):
+        task = Regression(name="t", kind="regression", target="y", cutoff=cutoff)
+        outcome = SimpleNamespace(patient_ids=IDS, classes=[], time=None, event=None)
+        result = evaluate_task(study(), task, {"abmil": frame, "null": null}, outcome, splits())
+        table = result.metrics.set_index(["model", "metric"])
+        row = table.loc["abmil", f"auroc@{cutoff:.12g}"]
+        assert row["n"] == N and row["events"] == (truth >= cutoff).sum() and row["pooling"] == "fold mean"
+        assert table.loc[("abmil", "pearson"), "events"] is None
+        if cutoff == 0.5:
+            folds = [FOLD == k for k in range(FOLDS)]
+            by_hand = np.mean([roc_auc_score(truth[k] >= 0.5, frame["prediction"].to_numpy()[k]) for k in folds])
+            assert row["estimate"] == pytest.approx(by_hand) and 0.5 < row["low"] < row["estimate"] < row["high"]
+            nothing = table.loc["null", "auroc@0.5"]
+            assert nothing["low"] < 0.5 < nothing["high"]
+        else:
+            assert row["undefined"] == FOLDS - len(set(FOLD[truth >= cutoff]))
+    assert set(result.comparison["metric"]) <= {"pearson"}
 
 
 def test_expression_finds_planted_genes_and_corrects_for_the_rest() -> None:

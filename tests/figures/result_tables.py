@@ -283,6 +283,27 @@ def modalities(tasks: Sequence[str] = ("os", "subtype", "progression_free_surviv
     return pd.DataFrame(rows)
 
 
+def overview(count: int = 5, tasks: int = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All models over tasks, with their ranks; the first two are controls, the third is the reference."""
+    from histostudy.evaluation.overview import COLUMNS, rank_table
+
+    rng = np.random.default_rng(count)
+    rows = []
+    for task in [f"task_{k}" for k in range(tasks)]:
+        for k, model in enumerate(["prior", "clinical", "abmil", *(f"model_number_{i}" for i in range(count))]):
+            own = 0.5 if model == "prior" else 0.8 + 0.03 * rng.normal()
+            difference = np.nan if model == "abmil" else own - 0.8
+            rows.append({
+                "task": task, "model": model, "metric": "auroc", "estimate": own, "low": own - 0.05, "high": own + 0.04,
+                "n": 900, "events": 320, "reference": "abmil" if model != "abmil" else np.nan, "difference": difference,
+                "difference_low": difference - 0.03, "difference_high": difference + 0.03,
+                "p_adjusted": 0.01 if abs(own - 0.8) > 0.04 else 0.4, "seconds": 3.0 * k,
+                "epochs": 20, "parameters": 0 if k == 0 else 30_000 * 3**min(k, 4), "runs": 5,
+            })  # fmt: skip
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table, rank_table(table)
+
+
 def drawn(count: int = 5) -> dict[str, Any]:
     """Each figure of these tables, drawn with `count` models."""
     draw = {name: entry.draw for name in FIGURES for entry in [FIGURES[name]]}
@@ -303,6 +324,7 @@ def drawn(count: int = 5) -> dict[str, Any]:
         "subtype_survival": draw["subtype_survival"](subtype_km(count), scores=subtype_scores(count)),
         "within_patient": draw["within_patient"](within(count)),
         "modalities": draw["modalities"](modalities()),
+        "model_overview": draw["model_overview"](overview(count)[0], ranks=overview(count)[1]),
     }
 
 

@@ -22,6 +22,7 @@ class PackedBags:
     offsets: np.ndarray
     patient_ids: list[str]
     positions: str = "unknown"
+    digest: str | None = None
 
     @classmethod
     def of(cls, bags: dict[str, np.ndarray]) -> PackedBags:

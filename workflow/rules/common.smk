@@ -41,6 +41,7 @@ FOLDERS = {
 LOGS = f"logs/{STUDY.study}"
 # a study of tables alone has no features
 INDEX = [str(PLAN.layout.features_table)] if STUDY.has_slides else []
+BAGS = PLAN.bags
 DRAWN_FEATURES = STUDY.cohort.simulate is not None and STUDY.cohort.simulate.features is not None
 PRECOMPUTED = STUDY.features.precomputed is not None
 ENVIRONMENT = "../../envs/environment.yaml"

@@ -50,10 +50,37 @@ rule split:
         "histostudy split --study {params.study} > {log} 2>&1"
 
 
+if STUDY.has_slides:
+
+    rule bags:
+        input:
+            tables=PLAN.tables,
+            index=INDEX,
+        output:
+            BAGS,
+        log:
+            f"{LOGS}/bags.log",
+        benchmark:
+            f"{LOGS}/benchmarks/bags.tsv"
+        retries: 1
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=4000,
+        params:
+            study=PLAN.file,
+            settings=PLAN.settings("cohort", "features"),
+            code=PLAN.code("bags"),
+        shell:
+            "histostudy bags --study {params.study} > {log} 2>&1"
+
+
 rule train:
     input:
         tables=PLAN.tables,
         index=INDEX,
+        bags=BAGS,
         splits=f"{HOME}/splits.csv",
         others=model_inputs,
     output:
@@ -109,6 +136,7 @@ rule transfer:
         runs=lambda wildcards: [f"{HOME}/runs/{t.name}/{wildcards.model}/runs.parquet" for t in STUDY.tasks],
         tables=PLAN.tables,
         index=INDEX,
+        bags=BAGS,
     output:
         f"{HOME}/tables/transfer_{{model}}.csv",
     log:
@@ -128,16 +156,42 @@ rule transfer:
         "histostudy transfer --study {params.study} --model {wildcards.model} > {log} 2>&1"
 
 
+rule overview:
+    input:
+        runs=runs_of_study,
+        metrics=results_of_study("metrics"),
+        comparison=results_of_study("comparison"),
+    output:
+        models=f"{HOME}/tables/models.csv",
+        ranks=f"{HOME}/tables/ranks.csv",
+    log:
+        f"{LOGS}/overview.log",
+    benchmark:
+        f"{LOGS}/benchmarks/overview.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        study=PLAN.file,
+        code=PLAN.code("overview"),
+    shell:
+        "histostudy overview --study {params.study} > {log} 2>&1"
+
+
 rule figures:
     input:
         tables=PLAN.tables,
         index=INDEX,
+        bags=BAGS,
         flow=f"{HOME}/cohort_flow.json",
         modalities=rules.cohort.output.modalities,
         runs=runs_of_study,
         metrics=results_of_study("metrics"),
         comparison=results_of_study("comparison"),
         transfer=transfers(),
+        overview=[*rules.overview.output] if STUDY.tasks else [],
     output:
         figure_files(),
     log:
@@ -165,6 +219,7 @@ rule report:
         leakage=f"{HOME}/leakage.json" if STUDY.tasks else [],
         metrics=results_of_study("metrics"),
         comparison=results_of_study("comparison"),
+        overview=[*rules.overview.output] if STUDY.tasks else [],
         figures=rules.figures.output,
     output:
         report(f"{HOME}/report.html", caption="../report/report.rst", category="Report", labels={"page": "whole study"}),

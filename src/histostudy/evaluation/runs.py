@@ -127,6 +127,11 @@ def classes_of(task: Task, outcome: Outcome) -> Classes:
     return Classes(names, str(positive) if positive is not None else names[-1])
 
 
+def cutoff_of(task: Task) -> float | None:
+    """Clinical cut-off of a regression task, where it has one."""
+    return getattr(task, "cutoff", None)
+
+
 def events_of(task: Task, rows: pd.DataFrame, outcome: Outcome) -> int | None:
     """Events among some predictions, positives of two classes; None where the word has no meaning."""
     if task.kind == "survival":

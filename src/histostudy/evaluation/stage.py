@@ -17,7 +17,7 @@ from histostudy.evaluation.comparison import MAIN_METRIC, Pair, compare, pair_ru
 from histostudy.evaluation.delong import delong_test
 from histostudy.evaluation.metrics import classification, regression, survival
 from histostudy.evaluation.metrics.base import Metric, Run, Values, evaluate
-from histostudy.evaluation.runs import check, classes_of, events_of, resampling, runs_of, training_outcomes
+from histostudy.evaluation.runs import check, classes_of, cutoff_of, events_of, resampling, runs_of, training_outcomes
 from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ def evaluate_task(
         tables, pair, main = _metrics(task, runs, weights, compared.confidence, outcome)
     metrics = pd.concat(tables, ignore_index=True)
     metrics["task"], metrics["n"], metrics["events"] = task.name, len(once), events_of(task, once, outcome)
+    if (cutoff := cutoff_of(task)) is not None:
+        mine = metrics["metric"] == regression.at_cutoff(cutoff).name
+        metrics.loc[mine, "events"] = int(regression.high(once["truth"].to_numpy(float), cutoff).sum())
     wanted = [c for c in METRIC_COLUMNS if c in metrics]
     comparison = compare(
         task.name, MAIN_METRIC[task.kind], list(runs), pair, references,
@@ -150,7 +153,7 @@ def _metrics(
         elif task.kind == "survival":
             names, facts = survival.metrics(task.horizons, parts), horizons[model]
         else:
-            names, facts = regression.METRICS, None
+            names, facts = regression.metrics(cutoff_of(task)), None
         rows = []
         for metric in names:
             values = evaluate(metric, parts, weights, facts)

@@ -1,9 +1,9 @@
-"""The bags of a cohort: all vectors in one block of memory, a patient's rows side by side."""
+"""The bags of a cohort: all vectors in one block of memory, or of a file, a patient's rows side by side."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +19,19 @@ from histostudy.log import progress
 logger = logging.getLogger(__name__)
 
 
+def _in_memory(shape: tuple[int, int]) -> np.ndarray:
+    return np.empty(shape, np.float32)
+
+
 @dataclass
 class Bags:
     """Bags of patients.
 
     Attributes
     ----------
-    features : ndarray of float32 (T, D)
+    features : ndarray of float32 or float16 (T, D)
         Rows by patient (ids ascending), within a patient by slide (ids ascending), within a slide as in its
-        file.
+        file. As they are stored, perhaps read-only; `bag` gives float32.
     offsets : ndarray of int64 (P + 1,)
         Rows of patient p are ``offsets[p]:offsets[p + 1]``.
     patient_ids : list of str
@@ -43,6 +47,8 @@ class Bags:
         ``px0``, ``um``, or ``unknown`` if that of any slide is.
     tile_px0 : dict
         Side of a tile by slide id, in the unit of `positions`; None where it is not stated.
+    digest : str or None
+        SHA-256 of all this, where it is known (see `histostudy.features.bagfile`).
     """
 
     features: np.ndarray
@@ -54,6 +60,7 @@ class Bags:
     identity: dict[str, Any]
     positions: str
     tile_px0: dict[str, float | None]
+    digest: str | None = None
 
     @classmethod
     def load(
@@ -65,6 +72,7 @@ class Bags:
         encoder: str | None = None,
         mpp: Mapping[str, float] | None = None,
         max_bytes: int | None = None,
+        allocate: Callable[[tuple[int, int]], np.ndarray] = _in_memory,
     ) -> Bags:
         """Read the features of slides into bags of patients.
 
@@ -80,6 +88,8 @@ class Bags:
             Scale of slides at level 0, to turn STAMP's micrometres into pixels.
         max_bytes : int, optional
             Refuse to load more than this; nothing is read then but the files' headers.
+        allocate : callable
+            Gives the float32 array of a shape that the features are read into.
 
         Raises
         ------
@@ -105,7 +115,7 @@ class Bags:
                 todo="use fewer or larger tiles, or a machine with more memory",
             )
 
-        features = np.empty((total, dim), np.float32)
+        features = allocate((total, dim))
         coords = np.empty((total, 2), np.int64)
         slide_index = np.empty(total, np.int32)
         tiles: dict[str, float | None] = {}
@@ -154,14 +164,14 @@ class Bags:
         return {patient: at for at, patient in enumerate(self.patient_ids)}
 
     def bag(self, patient_id: str) -> np.ndarray:
-        """Vectors (N, D) of a patient; a view.
+        """Vectors (N, D) of a patient in float32: a view, unless they are stored as float16.
 
         Raises
         ------
         FeatureError
             If the patient has none.
         """
-        return self.features[self._rows(patient_id)]
+        return np.asarray(self.features[self._rows(patient_id)], np.float32)
 
     def slides(self, patient_id: str) -> list[str]:
         """Slides of a patient, in the order of the bag's rows (those with at least one tile)."""

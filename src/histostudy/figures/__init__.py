@@ -23,6 +23,7 @@ from histostudy.figures import (  # noqa: F401  (each registers itself)
     km_pooled,
     metrics_forest,
     modalities,
+    model_overview,
     pr,
     regression_scatter,
     roc,

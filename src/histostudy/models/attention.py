@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from histostudy.models.batch import BagBatch
+from histostudy.models.layers import tile_by_tile
 from histostudy.models.registry import Aggregator
 
 
@@ -39,6 +40,10 @@ class AttentionAggregator(Aggregator):
     embed: nn.Module
     width: int
 
+    def tokens(self, batch: BagBatch) -> BagBatch:
+        """The bags with their tiles embedded, in memory that many tiles do not break."""
+        return batch.with_features(tile_by_tile(self.embed, batch.features))
+
     def pool(self, tokens: BagBatch) -> Pooled:
         """Pool embedded tiles: `tokens.features` are (T, width). Tokens may be fewer or more than a bag has tiles."""
         raise NotImplementedError
@@ -49,5 +54,5 @@ class AttentionAggregator(Aggregator):
 
     def forward(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
         """Embed and pool; the attention is the mean of the maps."""
-        vectors, maps = self.pool(batch.with_features(self.embed(batch.features)))
+        vectors, maps = self.pool(self.tokens(batch))
         return vectors, maps.mean(1)

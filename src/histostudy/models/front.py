@@ -35,4 +35,6 @@ class Front(nn.Module):
 
 def build_front(dim: int, fronts: Mapping[str, Mapping[str, Any]]) -> nn.Sequential:
     """The fronts of a model, one after the other; none leaves the tiles as they are."""
+    import histostudy.models.downsampler  # noqa: F401  (registers its own)
+
     return nn.Sequential(*(FRONTS[name](dim, **settings) for name, settings in fronts.items()))

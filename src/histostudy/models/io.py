@@ -13,6 +13,7 @@ from histostudy.files import atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from histostudy.models.ensemble import Network
     from histostudy.models.model import MILModel
 
 KEY = "histostudy"
@@ -53,12 +54,12 @@ def save_model(path: str | Path, model: MILModel, extra: Mapping[str, Any] | Non
     save_tensors(path, model.state_dict(), {**model.config, "extra": dict(extra or {})})
 
 
-def load_model(path: str | Path) -> tuple[MILModel, dict[str, Any]]:
+def load_model(path: str | Path) -> tuple[Network, dict[str, Any]]:
     """Rebuild a model, in evaluation mode on the CPU.
 
     Returns
     -------
-    model : MILModel
+    model : MILModel or Ensemble
         With its weights.
     config : dict
         What it was built from.
@@ -68,12 +69,13 @@ def load_model(path: str | Path) -> tuple[MILModel, dict[str, Any]]:
     ModelError
         If the file cannot be read, or holds a control without tiles.
     """
+    from histostudy.models.ensemble import Ensemble
     from histostudy.models.model import MILModel
 
     tensors, config = load_tensors(path)
     if "aggregator" not in config:
         raise ModelError("a control that sees no tiles", where=path, todo="name a model with an aggregator")
-    model = MILModel.from_config(config)
+    model: Network = (Ensemble if "members" in config else MILModel).from_config(config)
     for name, buffer in list(model.named_buffers()):
         stored = tensors[name]
         if stored.shape != buffer.shape:  # the Cox baseline is as long as the training part has event times

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+#: More tiles than this go through a layer in chunks, whose inside is computed again for the gradient.
+MANY_TILES = 1 << 16
+CHUNK_TILES = 1 << 14
+
+
+def tile_by_tile(layer: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
+    """A layer that mixes no tiles, over (T, D) of them, in bounded memory whatever T is.
+
+    Above `MANY_TILES` nothing is kept of what happens inside the layer but its result: the inside of `CHUNK_TILES` at a
+    time is there, and computed a second time for the gradient (Chen, Xu, Zhang and Guestrin, Training deep nets with
+    sublinear memory cost, 2016), with the same dropout.
+    """
+    if len(tiles) <= MANY_TILES:
+        return layer(tiles)
+    chunks = tiles.split(CHUNK_TILES)
+    if not torch.is_grad_enabled():
+        return torch.cat([layer(chunk) for chunk in chunks])
+    return torch.cat([checkpoint(layer, chunk, use_reentrant=False) for chunk in chunks])
 
 
 def full_precision(values: Tensor, like: Tensor | None = None) -> Tensor:
@@ -48,6 +69,9 @@ class GatedAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., dim_in) to (..., heads) scores before the softmax, in float32 or better whatever autocast does."""
+        return tile_by_tile(self._scores, tokens) if tokens.ndim == 2 else self._scores(tokens)
+
+    def _scores(self, tokens: Tensor) -> Tensor:
         inner = self.dropout(torch.tanh(self.value(tokens)))
         if self.gate is not None:
             inner = inner * self.dropout(torch.sigmoid(self.gate(tokens)))

@@ -39,7 +39,7 @@ class Moment:
 DrawTiles = Callable[[int], Tensor]
 #: Goes once over the training part in a drawn order: batches of standardised bags, without outcomes.
 DrawBags = Callable[[], Iterator[BagBatch]]
-#: The head's loss of vectors (B, dim_out), one a patient of the batch; or of (V, dim_out) with the patients' places (V,).
+#: The head's loss of vectors (B, dim_out), one a patient; or of (V, dim_out), with the places (V,) of their patients.
 Loss = Callable[..., Tensor]
 
 

@@ -73,6 +73,8 @@ class ReportContext:
         A task's metrics: model, metric, [gene,] estimate, low, high, n, events.
     comparison : mapping of str to DataFrame
         A task's comparisons: model, reference, metric, difference, low, high, p, p_adjusted.
+    overview, ranks : DataFrame, optional
+        All models over all tasks, and their ranks (`histostudy.evaluation.overview`).
     figures : sequence of FigureItem
     slides : DataFrame, optional
         One row a slide, with at least slide_id and status; other columns are shown where they are known.
@@ -99,6 +101,8 @@ class ReportContext:
     leakage: Mapping[str, Any] | None = None
     metrics: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     comparison: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    overview: pd.DataFrame | None = None
+    ranks: pd.DataFrame | None = None
     figures: Sequence[FigureItem] = ()
     slides: pd.DataFrame | None = None
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from histostudy.report.numbers import (
     number,
     p_value,
 )
+from histostudy.report.overview import overview_table
 from histostudy.report.tables import flow_boxes, plain_table, slide_table, splits_and_leakage, table_one
 from histostudy.report.tasks import is_null, null_note, power_note, task_text, unit_of
 
@@ -82,6 +83,7 @@ def _page(context: ReportContext) -> dict[str, Any]:
         "flow": flow_boxes(context.flow) if context.flow else None,
         "table_one": table_one(context.table_one) if context.table_one is not None else None,
         "splits": splits_and_leakage(context),
+        "overview": _overview(context),
         "tasks": [t for t in tasks if t["tables"] or t["figures"]],
         "figures": [_figure(f) for f in context.figures if f.task is None],
         "slides": slide_table(context) if context.slides is not None else None,
@@ -98,6 +100,14 @@ def _headed(finding: str, names: list[str]) -> tuple[str, str]:
     """A finding's task, to be set in bold, and the rest."""
     head, colon, rest = finding.partition(": ")
     return (head, rest) if colon and head in names else ("", finding)
+
+
+def _overview(context: ReportContext) -> dict[str, Any] | None:
+    """All models over all tasks, where there are several of both."""
+    table, ranks = context.overview, context.ranks
+    if table is None or ranks is None or table["task"].nunique() < 2 or table["model"].nunique() < 3:
+        return None
+    return overview_table(table, ranks)
 
 
 def _counts(context: ReportContext) -> dict[str, int]:
@@ -258,7 +268,8 @@ def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
     sections = [
         ("findings", "Key findings", page["findings"]), ("planted", "Planted and found", page["planted"]),
         ("flow", "Study flow", page["flow"]), ("table-one", "Patients", page["table_one"]),
-        ("splits", "Splits", page["splits"]), ("results", "Results", page["tasks"]),
+        ("splits", "Splits", page["splits"]), ("overview", "All models", page["overview"]),
+        ("results", "Results", page["tasks"]),
         ("figures", "Figures", page["figures"]), ("slides", "Slides", page["slides"]),
         ("methods", "Methods", page["methods"]),
         ("versions", "Versions", page["software"] or page["data"]), ("config", "Configuration", True),

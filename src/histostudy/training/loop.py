@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from histostudy.errors import ModelError
+from histostudy.models.ensemble import Ensemble, Network
 from histostudy.models.heads import head_config
 from histostudy.models.model import MILModel
+from histostudy.seeds import derive_seed
 from histostudy.training.determinism import deterministic
 from histostudy.training.epoch import Epoch, drawn_bags
 from histostudy.training.guard import TestPart
 from histostudy.training.linear import fit_linear
 from histostudy.training.modalities import RunModality, install
 from histostudy.training.recipes.base import Recipe, Run, build_recipes, check_recipes
+from histostudy.training.recipes.ensemble import members_of
 from histostudy.training.targets import head_names, targets_of
 from histostudy.training.tilestore import TileStore
 
@@ -72,14 +75,15 @@ def train_run(
     days: Sequence[int] = (),
     threads: int = 1,
     modalities: Callable[[Sequence[str], Sequence[int]], Mapping[str, RunModality]] | None = None,
-    sources: Sequence[MILModel] = (),
+    sources: Sequence[Network] = (),
 ) -> RunResult:
     """Train a model on the training part, choose its epoch on the inner part, predict the test part once.
 
     Everything fitted (standardisation, bins, target moments, weights, the Cox baseline) comes from `train_ids`.
     AdamW with a cosine schedule; the weights kept are those of the epoch with the lowest inner loss, or with
     ``epoch: last`` those of the last, the inner part being trained on too. A linear model of the mean is solved
-    instead (see `histostudy.training.linear`).
+    instead (see `histostudy.training.linear`). With the recipe `ensemble` several networks are trained, each with
+    another inner part, and their predictions averaged.
 
     Parameters
     ----------
@@ -109,66 +113,115 @@ def train_run(
     ModelError
         If an option is wrong, a patient has no tiles, or the loss stops being finite.
     """
+    import pandas as pd
+
     if not train_ids:
         raise ModelError("no patient to train on", todo="use fewer folds")
     if model.aggregator is None:
         raise ModelError("predictions made elsewhere are not trained", todo="give the model an aggregator")
     settings = model.training
+    parts = [(list(train_ids), list(val_ids))]
     if settings.epoch == "last":
-        train_ids, val_ids = sorted([*train_ids, *val_ids]), []
+        parts = [(sorted([*train_ids, *val_ids]), [])]
+    recipes = build_recipes(model.recipe)
+    if members := members_of(recipes):
+        parts = members.parts(outcome, sorted([*train_ids, *val_ids]), settings, seed)
+    fitted_ids = sorted({patient for train, _ in parts for patient in train})
     with deterministic(seed, threads):
-        recipes = build_recipes(model.recipe)
-        targets = targets_of(outcome, train_ids)
-        rows = store.rows(train_ids)
+        targets, rows = targets_of(outcome, fitted_ids), store.rows(fitted_ids)
         tables = {} if modalities is None else modalities(store.patient_ids, rows)
-        head = head_config(outcome.task.kind, settings, targets, **head_names(outcome, days))
-        specs, options = [table.spec for table in tables.values()], dict(model.options)
-        if sources:
-            options["sources"] = [source.config for source in sources]
-        front = {name: layers for recipe in recipes for name, layers in recipe.front().items()}
-        network = MILModel(store.dim, model.aggregator, options, head, specs, model.fusion, front)
-        check_recipes(recipes, network.aggregator, outcome.task.kind)
-        network.head.start(targets)
-        if settings.start == "zero":
-            torch.nn.init.zeros_(network.head.linear.bias)  # type: ignore[arg-type]
-        network.aggregator.start(targets)
-        install(network, tables)
-        if network.aggregator.linear:
-            store = store.means()
         if tables:
             store = store.beside(tables)
-        network.standardise_by(*store.moments(rows))
-        if sources:
-            network.aggregator.set_sources(sources, network.mean, network.scale)
-        solved = network.aggregator.linear and not recipes and settings.epochs > 0
-        if not solved:
-            network.aggregator.prepare(_drawer(network, store, rows, seed), seed)
-            if settings.epochs > 0:
-                network.to(store.device)
-                network.aggregator.pretrain(drawn_bags(store, network, rows, settings.batch_size, seed), seed)
-        val_targets = targets_of(outcome, val_ids) if val_ids else {}
-        val = (store.rows(val_ids), val_targets) if settings.epoch == "inner" and _can_judge(val_targets) else None
-        watch = _Watch(network, store, test.patient_ids) if settings.trace else None
-        if solved:
-            history = fit_linear(network, store, (rows, targets), val)
-        else:
-            history = _fit(network, store, (rows, targets), val, settings, seed, recipes, watch)
+        plan = _Plan(model, outcome, targets, days, tables, sources)
+        trained = []
+        for number, (own, judges) in enumerate(parts):
+            own_seed = seed if not members else derive_seed(seed, "member", number)
+            trained.append(plan.train(store, own, judges, own_seed, test.patient_ids if settings.trace else None))
+        network: Network = trained[0].network if not members else Ensemble([one.network for one in trained])
+        if network.aggregator.linear and not recipes:
+            store = store.means()
         network.head.finish(raw_predictions(network, store, rows), targets)
         predictions = _predict(network, store, test.patient_ids)
         if "risk" in predictions:
-            predictions["risk_median_train"] = _predict(network, store, train_ids)["risk"].median()
-    kept = history.loc[history["best"], "epoch"]
+            predictions["risk_median_train"] = _predict(network, store, fitted_ids)["risk"].median()
+    histories = [one.history.assign(member=k) if members else one.history for k, one in enumerate(trained)]
+    history = pd.concat(histories, ignore_index=True)
     info: dict[str, Any] = {
-        "n_train": len(train_ids), "n_val": len(val_ids), "n_test": len(test.patient_ids),
-        "parameters": network.count_parameters(), "epochs": len(history), "best_epoch": int(kept.iloc[0]),
+        "n_train": len(fitted_ids), "n_val": len({p for _, judges in parts for p in judges} - set(fitted_ids)),
+        "n_test": len(test.patient_ids), "parameters": network.count_parameters(), "epochs": len(history),
+        "best_epoch": int(history.loc[history["best"], "epoch"].median()),
     }  # fmt: skip
     if tables:
         tested = store.rows(test.patient_ids)
         info["missing"] = {n: {"train": t.missing(rows), "test": t.missing(tested)} for n, t in tables.items()}
     scored = test.submit(predictions)
     # nothing is seen of a model that is solved, or not trained: it has no epochs to choose from
+    watch = trained[0].watch
     epochs = watch.table(scored) if watch is not None and watch.seen else None
     return RunResult(scored, network.state_dict(), network.config, history, info, epochs)
+
+
+@dataclass
+class _Trained:
+    """A trained network, how it went, and what was seen of the test part's predictions on the way."""
+
+    network: MILModel
+    history: pd.DataFrame
+    watch: _Watch | None
+
+
+@dataclass
+class _Plan:
+    """What the members of a run share: the model, and all that its head and tables take from the training part."""
+
+    model: Model
+    outcome: Outcome
+    targets: dict[str, Tensor]
+    days: Sequence[int]
+    tables: Mapping[str, RunModality]
+    sources: Sequence[Network]
+
+    def train(
+        self, store: TileStore, train_ids: list[str], val_ids: list[str], seed: int, watched: Sequence[str] | None
+    ) -> _Trained:
+        """Train one network; `watched` are patients to be predicted after every epoch."""
+        settings, outcome = self.model.training, self.outcome
+        torch.manual_seed(seed)
+        recipes = build_recipes(self.model.recipe)
+        network = self._network(store.dim, recipes)
+        if network.aggregator.linear and not recipes:
+            store = store.means()
+        rows, targets = store.rows(train_ids), targets_of(outcome, train_ids)
+        network.standardise_by(*store.moments(rows))
+        if self.sources:
+            network.aggregator.set_sources([one for one in self.sources if isinstance(one, MILModel)], network.mean, network.scale)
+        val_targets = targets_of(outcome, val_ids) if val_ids else {}
+        val = (store.rows(val_ids), val_targets) if settings.epoch == "inner" and _can_judge(val_targets) else None
+        watch = _Watch(network, store, watched) if watched is not None else None
+        if network.aggregator.linear and not recipes and settings.epochs > 0:
+            return _Trained(network, fit_linear(network, store, (rows, targets), val), watch)
+        network.aggregator.prepare(_drawer(network, store, rows, seed), seed)
+        if settings.epochs > 0:
+            network.to(store.device)
+            network.aggregator.pretrain(drawn_bags(store, network, rows, settings.batch_size, seed), seed)
+        return _Trained(network, _fit(network, store, (rows, targets), val, settings, seed, recipes, watch), watch)
+
+    def _network(self, dim: int, recipes: Sequence[Recipe]) -> MILModel:
+        """A network at its start."""
+        model, settings, kind = self.model, self.model.training, self.outcome.task.kind
+        head = head_config(kind, settings, self.targets, **head_names(self.outcome, self.days))
+        specs, options = [table.spec for table in self.tables.values()], dict(model.options)
+        if self.sources:
+            options["sources"] = [source.config for source in self.sources]
+        front = {name: layers for recipe in recipes for name, layers in recipe.front().items()}
+        network = MILModel(dim, str(model.aggregator), options, head, specs, model.fusion, front)
+        check_recipes(recipes, network.aggregator, kind)
+        network.head.start(self.targets)
+        if settings.start == "zero":
+            torch.nn.init.zeros_(network.head.linear.bias)  # type: ignore[arg-type]
+        network.aggregator.start(self.targets)
+        install(network, self.tables)
+        return network
 
 
 class _Watch:
@@ -295,7 +348,7 @@ def _can_judge(targets: dict[str, Tensor]) -> bool:
 
 
 @torch.no_grad()
-def raw_predictions(network: MILModel, store: TileStore, rows: Sequence[int]) -> Tensor:
+def raw_predictions(network: Network, store: TileStore, rows: Sequence[int]) -> Tensor:
     """Raw outputs (n, outputs) on the CPU of patients at `rows`, in float32 without dropout or autocast."""
     network.to(store.device).eval()
     raw = [network(batch)[0].cpu() for batch in store.evaluation_batches(rows)]
@@ -307,7 +360,7 @@ def _loss_of(network: MILModel, store: TileStore, rows: list[int], targets: dict
     return float(network.head.loss(raw, {name: value.to(store.device) for name, value in targets.items()}))
 
 
-def _predict(network: MILModel, store: TileStore, patient_ids: Sequence[str]) -> pd.DataFrame:
+def _predict(network: Network, store: TileStore, patient_ids: Sequence[str]) -> pd.DataFrame:
     """Predict patients; the network ends on the CPU."""
     import pandas as pd
 

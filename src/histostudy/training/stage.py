@@ -256,7 +256,8 @@ def _context(
 
         context["machine"] = [pick_device(study.models[model].training.device), threads]
     if not control and bags is not None:
-        context["features"] = _digest(bags.patient_ids, bags.offsets, bags.features)
+        coords = None if bags.positions == "unknown" else bags.coords
+        context["features"] = bags.digest or _digest(bags.patient_ids, bags.offsets, bags.features, coords)
     if not control:
         spec = study.models[model]
         context["predictions"] = None if spec.predictions is None else sha256(spec.predictions)

@@ -80,6 +80,8 @@ def planned_figures(study: Study) -> list[PlannedFigure]:
         PlannedFigure(f"transfer_{model}", "transfer_matrix", which=model, labels={"figure": f"transfer {model}"})
         for model in study.compare.transfer
     ]
+    if len(study.tasks) > 1 and len(study.models) > 2:
+        planned.append(PlannedFigure("model_overview", "model_overview", labels={"figure": "model overview"}))
     for task in study.tasks:
         names = [name for name in FIGURES if task.kind in FIGURES[name].spec.kinds]
         left_out = set() if task.adjust else {"cox_forest", "added_value"}  # no covariates to be set beside
@@ -120,7 +122,7 @@ def draw_figures(study_file: Path) -> None:
     """Draw every figure of a study as SVG, PDF and PNG."""
     from histostudy.figures.style import save_figure
     from histostudy.log import progress
-    from histostudy.verbs.models import load_bags
+    from histostudy.verbs.bags import load_bags
     from histostudy.verbs.tables import load_tables
 
     tables = load_tables(study_file)
@@ -190,6 +192,12 @@ class _Artist:
         from histostudy.files import read_json
 
         return draw(read_json(self.layout.home / "cohort_flow.json"))
+
+    def model_overview(self, draw: Any) -> Figure:
+        """All models over all tasks."""
+        import pandas as pd
+
+        return draw(pd.read_csv(self.layout.overview("models")), ranks=pd.read_csv(self.layout.overview("ranks")))
 
     def modalities(self, draw: Any) -> Figure:
         """Who has each modality, as the cohort stage counted."""

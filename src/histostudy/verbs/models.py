@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from histostudy.cohort.tables import ROW, read_table
 from histostudy.errors import ConfigError
 from histostudy.files import frame_to_json, write_json, write_table
-from histostudy.log import progress
-from histostudy.stages import as_written
+from histostudy.verbs.bags import load_bags
 from histostudy.verbs.tables import Tables, load_tables
 
 if TYPE_CHECKING:
@@ -28,23 +27,6 @@ def load_splits(tables: Tables) -> pd.DataFrame:
     import pandas as pd
 
     return pd.read_csv(tables.layout.home / "splits.csv", dtype={"patient_id": str})
-
-
-def load_bags(tables: Tables) -> Bags:
-    """The features of every patient of a study, slides in the order of their ids."""
-    from histostudy.features.bags import Bags
-
-    good = tables.good.set_index("slide_id")
-    patients = good["patient_id"].to_dict()
-    features = tables.study.features
-    if features.precomputed is None:
-        paths = {slide: tables.layout.features / name for slide, name in good["file"].items()}
-    else:
-        paths = {slide: Path(path) for slide, path in good["path"].items()}
-    for slide, path in progress(paths.items(), "checking features", total=len(paths)):
-        as_written(path, good.loc[slide, "sha256"])
-    scales = tables.cohort.slides.set_index("slide_id")["mpp"].dropna().to_dict()
-    return Bags.load(paths, patients, layout="auto" if features.precomputed is None else features.layout, mpp=scales)
 
 
 def spot_bags(bags: Bags, tables: Tables, outcome: Outcome) -> Bags:

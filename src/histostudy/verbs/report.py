@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Figures that take the whole width of the page.
 WIDE = frozenset({
     "contact_sheet", "metrics_forest", "top_tiles", "cohort_flow", "modalities", "subtypes", "subtype_survival",
-    "cox_forest", "km_pooled", "kaplan_meier", "epoch_choice", "genes", "gene_scatter", "spatial_gene",
+    "cox_forest", "km_pooled", "model_overview", "kaplan_meier", "epoch_choice", "genes", "gene_scatter", "spatial_gene",
 })  # fmt: skip
 
 
@@ -63,6 +63,8 @@ def write_report(study_file: Path) -> None:
         leakage=read_json(home / "leakage.json") if study.tasks else None,
         metrics=metrics,
         comparison=tables("comparison"),
+        overview=pd.read_csv(layout.overview("models")) if study.tasks else None,
+        ranks=pd.read_csv(layout.overview("ranks")) if study.tasks else None,
         figures=figures,
         slides=slides,
         thumbnails=thumbnails,

@@ -10,7 +10,8 @@ import numpy as np
 from histostudy.errors import ConfigError
 from histostudy.files import write_table
 from histostudy.log import progress
-from histostudy.verbs.models import load_bags, load_splits
+from histostudy.verbs.bags import load_bags
+from histostudy.verbs.models import load_splits
 from histostudy.verbs.tables import load_tables
 
 logger = logging.getLogger(__name__)

@@ -16,16 +16,7 @@ from histostudy.models.batch import BagBatch, Modality, segment_sum
 from histostudy.models.layers import relu_layers
 from histostudy.models.multimodal.encoders import GroupEncoder
 from histostudy.models.multimodal.information import CLUBMean, kl_to_standard, mixture_moments, product_of_experts
-from histostudy.models.registry import (
-    AGGREGATORS,
-    Aggregator,
-    Loss,
-    is_count,
-    is_number,
-    is_positive,
-    is_share,
-    require,
-)
+from histostudy.models.registry import AGGREGATORS, Aggregator, Loss, is_count, is_number, is_share, require
 from histostudy.models.survival import bin_of, nll_loss, time_bins
 
 #: Similarities are divided by this before they share a patient out among the proxies.
@@ -64,7 +55,7 @@ class PIBDOptions:
         require(self.hidden % self.heads == 0, "hidden is a multiple of heads")
         for name in ("keep_tiles", "keep_groups"):
             value = getattr(self, name)
-            require(is_positive(value) and value <= 1, f"{name} is above 0 and at most 1")
+            require(is_number(value) and 0 < value <= 1, f"{name} is above 0 and at most 1")
         require(is_share(self.dropout), "dropout is from 0 up to 1")
         for name in ("proxy", "compress", "decode", "information"):
             value = getattr(self, name)

@@ -4,3 +4,7 @@ A study names them under a model's `recipe` key. What a recipe may do is in `his
 """
 
 from __future__ import annotations
+
+from histostudy.training.recipes import aem, averaging, ensemble, mhim, mixup, packmil, subsample
+
+__all__ = ["aem", "averaging", "ensemble", "mhim", "mixup", "packmil", "subsample"]
