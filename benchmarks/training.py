@@ -127,7 +127,7 @@ def train(row: str, folder: Path, epochs: int, seed: int) -> dict[str, float]:
     torch.set_num_threads(1)
     run, batch = ours if row.startswith("ours") else theirs, 1 if row.endswith("_one") else 32
     rng = np.random.default_rng(0)
-    few = packed({f"p{i}": rng.normal(size=(5, 8)) for i in range(20)})
+    few = packed({f"p{i:02d}": rng.normal(size=(5, 8)) for i in range(20)})
     run(few, np.arange(20) % 2, np.arange(20) < 4, 1, seed, batch)  # what is imported and set up once
     bags, y = open_bags(folder), np.array(json.loads((folder / "labels.json").read_text()))
     held = rng.permutation(len(y)) < len(y) // 5

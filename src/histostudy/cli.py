@@ -261,6 +261,17 @@ def cohort_published(
     build_published(name, source, output, cohort)
 
 
+@cohort_app.command("benchmark")
+def cohort_benchmark(
+    table: Annotated[Path, typer.Argument(help="CSV of instances: label, bag, numbers; such as musk1.csv.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the tables and features into.")],
+) -> None:
+    """Write tables and features of the classic benchmark bags of multiple-instance learning."""
+    from histostudy.cohort.benchmarks import build_benchmark
+
+    build_benchmark(table, output)
+
+
 @app.command()
 def split(study: StudyFile) -> None:
     """Draw or read the folds and audit them."""

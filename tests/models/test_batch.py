@@ -137,3 +137,24 @@ def test_padding_holds_the_bags_and_zeros(sizes: list[int], seed: int) -> None:
     for row, real, bag in zip(padded, mask, bags, strict=True):
         assert torch.equal(row[real], bag)
         assert (row[~real] == 0).all()
+
+
+def test_selecting_keeps_bags_coords_and_scales_in_step() -> None:
+    bags = [torch.arange(6.0).reshape(3, 2), torch.arange(4.0).reshape(2, 2) + 10]
+    batch = BagBatch.pack(bags, [torch.zeros(3, 2, dtype=torch.long), torch.ones(2, 2, dtype=torch.long)])
+    batch.scales = torch.tensor([0.5, 1.0, 2.0, 0.5, 1.0])
+    kept = batch.select(torch.tensor([True, False, True, False, True]))
+    assert kept.lengths.tolist() == [2, 1] and kept.scales.tolist() == [0.5, 2.0, 1.0]
+    assert kept.features.tolist() == [[0.0, 1.0], [4.0, 5.0], [12.0, 13.0]]
+    assert kept.coords.tolist() == [[0, 0], [0, 0], [1, 1]]
+    assert batch.lengths.tolist() == [3, 2]
+
+
+def test_tokens_are_put_after_each_bags_own() -> None:
+    batch = BagBatch.pack([torch.full((3, 2), 1.0), torch.full((1, 2), 2.0)])
+    tokens = torch.tensor([[[10.0, 10.0], [11.0, 11.0]], [[20.0, 20.0], [21.0, 21.0]]], requires_grad=True)
+    more = batch.with_tokens(tokens)
+    assert more.features[:, 0].tolist() == [1, 1, 1, 10, 11, 2, 20, 21]
+    assert more.lengths.tolist() == [5, 3]
+    more.features.sum().backward()
+    assert tokens.grad.eq(1).all()

@@ -36,12 +36,13 @@ def test_large_bags_are_grouped_in_training_alone() -> None:
         out = front.train()(batch)
         assert out.lengths.tolist() == list(TOKENS)
         assert out.features.shape == (sum(TOKENS), 6) and torch.isfinite(out.features).all()
-        assert torch.equal(torch.bucketize(out.coords[:, 0], batch.offsets[1:], right=True), out.segments)
+        assert torch.equal(torch.bucketize(out.coords[:, 0].contiguous(), batch.offsets[1:], right=True), out.segments)
         small = out.features[10:18], out.features[21:22]
         still = front.eval()(batch)
         assert still.lengths.tolist() == list(LENGTHS) and torch.equal(still.coords, batch.coords)
         # small bags are the same in both modes, in their order
-        assert torch.equal(small[0], still.features[37:45]) and torch.equal(small[1], still.features[54:55])
+        for one, rows in zip(small, (slice(37, 45), slice(54, 55)), strict=True):
+            assert torch.allclose(one, still.features[rows], atol=1e-6)
 
 
 def test_inference_is_tile_by_tile_and_draws_nothing() -> None:

@@ -47,7 +47,9 @@ def test_pseudo_inverse_is_that_of_lapack(scale: float) -> None:
 def test_each_matrix_is_inverted_as_if_alone() -> None:
     """The published start is scaled by the largest sums of the whole batch."""
     one, two = drawn(6, 6).softmax(-1), 5 * drawn(6, 6, seed=1).softmax(-1)
-    torch.testing.assert_close(pseudo_inverse(torch.stack([one, two]), 4)[0], pseudo_inverse(one, 4), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        pseudo_inverse(torch.stack([one, two]), 4)[0], pseudo_inverse(one, 4), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 4), (4, 4), (5, 4), (8, 4), (9, 4), (37, 8), (65, 64)])

@@ -1,7 +1,7 @@
 """Attention in linear time by landmarks: Nystrom's approximation (Xiong et al., Nystromformer, AAAI 2021).
 
-softmax(Q K') is taken as softmax(Q K~') pinv(softmax(Q~ K~')) softmax(Q~ K'), where the landmarks Q~ and K~ are means of
-consecutive tokens. Sequences are never padded here: a caller gives sequences of one length together.
+softmax(Q K') is taken as softmax(Q K~') pinv(softmax(Q~ K~')) softmax(Q~ K'), where the landmarks Q~ and K~ are means
+of consecutive tokens. Sequences are never padded here: a caller gives sequences of one length together.
 """
 
 from __future__ import annotations

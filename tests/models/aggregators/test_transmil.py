@@ -93,11 +93,9 @@ def test_tiles_of_two_slides_at_one_place_are_their_mean_there() -> None:
     cells = torch.tensor([[0, 0], [0, 1], [0, 1], [1, 0]])
     with torch.no_grad():
         moved = model._cells(model.embed(bag)[None], cells)[0] - model.embed(bag)
-        merged = torch.stack([bag[0], bag[1], bag[3]])
         tiles = model.embed(bag)
         tiles = torch.stack([tiles[0], (tiles[1] + tiles[2]) / 2, tiles[3]])
         expected = convolved(model, tiles, [(0, 0), (0, 1), (1, 0)]) - tiles
-    assert len(merged) == 3
     torch.testing.assert_close(moved[[0, 1, 3]], expected)
     torch.testing.assert_close(moved[1], moved[2])
 
@@ -119,16 +117,17 @@ def test_options_that_cannot_be() -> None:
         build(kernel=4)
 
 
-def test_it_learns_which_bags_hold_witnesses() -> None:
-    train, test = witnessed(0, 96), witnessed(1, 120)
-    model = trained("transmil", {"hidden": 32, "heads": 4}, *train)
-    assert auroc(model, *test) > 0.9
+def test_it_learns_which_bags_hold_witnesses_which_the_mean_hardly_sees() -> None:
+    train, test = witnessed(0, 144), witnessed(1, 120)
+    found = auroc(trained("transmil", {"hidden": 32, "heads": 4}, *train, epochs=14, lr=3e-3), *test)
+    assert found > 0.85
+    assert found > auroc(trained("mean", {}, *train, epochs=20), *test) + 0.05
 
 
 def test_on_the_lattice_it_sees_which_tiles_are_neighbours_and_abmil_does_not() -> None:
-    train, test = neighbouring(0, 160), neighbouring(1, 120)
+    train, test = neighbouring(0, 112), neighbouring(1, 120)
     options = {"hidden": 32, "heads": 4, "grid": "coords", "dropout": 0.0}
-    seen = auroc(trained("transmil", options, *train, epochs=12, lr=3e-3), *test)
-    blind = auroc(trained("abmil", {"hidden": 32, "dropout": 0.0}, *train, epochs=12, lr=3e-3), *test)
+    seen = auroc(trained("transmil", options, *train, epochs=8, lr=3e-3), *test)
+    blind = auroc(trained("abmil", {"hidden": 32, "dropout": 0.0}, *train, epochs=8, lr=3e-3), *test)
     assert seen > 0.85
     assert abs(blind - 0.5) < 0.15

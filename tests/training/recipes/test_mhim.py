@@ -61,6 +61,7 @@ def two_maps() -> Iterator[str]:
 
         def pool(self, tokens: BagBatch) -> Pooled:
             maps = segment_softmax(self.score(tokens.features), tokens)
+            self.last = maps  # as models do that give a penalty later: no teacher can be a deep copy
             return Pooled(segment_sum(maps.mean(1, keepdim=True) * tokens.features, tokens).tanh(), maps)
 
     AGGREGATORS.register("two_maps")(TwoMaps)

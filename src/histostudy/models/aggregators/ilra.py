@@ -74,7 +74,8 @@ class CrossAttention(nn.Module):
         inner = full_precision(self.inner_query(query)).unflatten(-1, split)
         key = full_precision(self.key(tokens.features)).unflatten(-1, split)
         value = full_precision(self.value(tokens.features)).unflatten(-1, split)
-        scores = torch.einsum("rhd,thd->trh", inner, key) / key.shape[-1] ** 0.5
+        # no matrix product: autocast would take it to half precision
+        scores = torch.stack([(key * one).sum(-1) for one in inner], 1) / key.shape[-1] ** 0.5  # (T, r, heads)
         maps = segment_softmax(scores.flatten(1), tokens)
         each = [segment_sum(m[:, :, None] * value, tokens) for m in maps.unflatten(1, scores.shape[1:]).unbind(1)]
         attended = torch.stack(each, 1).flatten(2)
@@ -133,4 +134,4 @@ class ILRA(AttentionAggregator):
     def pool(self, tokens: BagBatch) -> Pooled:
         """Pool; each head of each seed is a map."""
         vectors, maps = self.readout.to_tokens(self.seeds, self.blocks(tokens))
-        return Pooled(vectors.mean(1), maps)
+        return Pooled(full_precision(vectors).mean(1), maps)

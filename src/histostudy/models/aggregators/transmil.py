@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -68,9 +69,12 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, plane: Tensor) -> Tensor:
         """(G, width, rows, columns) to what is added to it."""
-        kernels = [pad(layer.weight, [(KERNELS[0] - k) // 2] * 4) for layer, k in zip(self.layers, KERNELS, strict=True)]
-        bias = torch.stack([layer.bias for layer in self.layers]).sum(0)
-        return conv2d(plane, torch.stack(kernels).sum(0), bias, padding=REACH, groups=plane.shape[1])
+        kernel, bias = torch.zeros((), device=plane.device), torch.zeros((), device=plane.device)
+        for layer in self.layers:
+            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+            kernel = kernel + pad(layer.weight, [REACH - layer.kernel_size[0] // 2] * 4)
+            bias = bias + layer.bias
+        return conv2d(plane, kernel, bias, padding=REACH, groups=plane.shape[1])
 
 
 @AGGREGATORS.register("transmil")
@@ -129,15 +133,15 @@ class TransMIL(AttentionAggregator):
         """Vectors (G, width) and attention (G, K, n) of bags (G, n, width), on a square or in `cells` (n, 2)."""
         x = torch.cat([self.token.expand(len(tiles), 1, -1).to(tiles.dtype), tiles], 1)
         x = x + self.mixing(self.norms[0](x))
-        place = self._square if cells is None else self._cells
-        x = torch.cat([x[:, :1], place(x[:, 1:], cells)], 1)
+        placed = self._square(x[:, 1:]) if cells is None else self._cells(x[:, 1:], cells)
+        x = torch.cat([x[:, :1], placed], 1)
         read, attention = self.reading.first(self.norms[1](x))
         attention = attention[:, :, 1:].clamp(min=0)
         if self.options.maps == "mean":
             attention = attention.mean(1, keepdim=True)
         return self.norms[2](x[:, 0] + read), attention
 
-    def _square(self, tiles: Tensor, _: Tensor | None) -> Tensor:
+    def _square(self, tiles: Tensor) -> Tensor:
         side = round(tiles.shape[1] ** 0.5)
         plane = tiles.transpose(1, 2).unflatten(2, (side, side))
         return tiles + self.position(plane).flatten(2).transpose(1, 2)
@@ -151,7 +155,7 @@ class TransMIL(AttentionAggregator):
         return tiles + moved[cell]
 
 
-def _on_squares(tokens: BagBatch):  # type: ignore[no-untyped-def]
+def _on_squares(tokens: BagBatch) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Groups of bags: their numbers (G,), and the rows (G, side * side) of their tiles, the first ones repeated."""
     for side, bags in bags_by_side(tokens.lengths):
         places = torch.arange(side * side, device=bags.device)
@@ -159,7 +163,7 @@ def _on_squares(tokens: BagBatch):  # type: ignore[no-untyped-def]
             yield some, tokens.offsets[some, None] + places % tokens.lengths[some, None], None
 
 
-def _on_lattice(tokens: BagBatch):  # type: ignore[no-untyped-def]
+def _on_lattice(tokens: BagBatch) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Bag by bag: its number (1,), the rows (1, N) of its tiles in row-major order, their cells (N, 2)."""
     assert tokens.coords is not None
     for bag, start in enumerate(tokens.offsets[:-1].tolist()):

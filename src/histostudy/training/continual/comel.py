@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histostudy.continual_keys import CoMEL
-from histostudy.models.batch import BagBatch
+from histostudy.models.batch import BagBatch, segment_sum
 from histostudy.training.continual.gdat import GDATNetwork, GDATOptions, Seen
 from histostudy.training.continual.learner import Learner, Part, Setting
 from histostudy.training.continual.owlora import adapted
@@ -46,11 +46,12 @@ class Prototypes:
         positive, right : Tensor
             (B,) bool, whether a bag is positive, and was classified right.
         """
-        vectors, tokens = seen.vectors.detach(), seen.tokens.detach()
+        tokens = seen.tiles.detach()
+        vectors = segment_sum(seen.attention.detach()[:, None] * tokens, batch)
         for name, which in (("positive", positive & right), ("negative", ~positive & right)):
             if bool(which.any()):
                 setattr(self, name, self._moved(getattr(self, name), vectors[which].mean(0)))
-        scores = self.scores(tokens)
+        scores = self.scores(tokens, batch)
         theirs = ~positive[batch.segments]
         if scores is not None and bool(theirs.any()):
             quantiles = torch.tensor([self.keys.doubtful, self.keys.confident], device=scores.device)
@@ -59,25 +60,31 @@ class Prototypes:
     def _moved(self, old: Tensor | None, new: Tensor) -> Tensor:
         return new if old is None else self.keys.momentum * old + (1 - self.keys.momentum) * new
 
-    def scores(self, tokens: Tensor) -> Tensor | None:
-        """(T,) cos(x, P+) - cos(x, P-); None before both are known."""
+    def scores(self, tokens: Tensor, batch: BagBatch) -> Tensor | None:
+        """(T,) cos(x, P+) - cos(x, P-), less its bag's median if `centred`; None before both are known."""
         if self.positive is None or self.negative is None:
             return None
         one, other = (F.cosine_similarity(tokens, p[None], dim=1) for p in (self.positive, self.negative))
-        return one - other
+        scores = one - other
+        if self.keys.centred:
+            middle = torch.stack([some.median() for some in scores.split(batch.lengths.tolist())])
+            scores = scores - middle[batch.segments]
+        return scores
 
-    def labels(self, tokens: Tensor, positive: Tensor) -> Tensor:
+    def labels(self, tokens: Tensor, batch: BagBatch, bags: Tensor) -> Tensor:
         """(T,) pseudo-labels: 1, 0, or -1 for tiles left out; those of negative bags are all 0.
 
         Parameters
         ----------
         tokens : Tensor
-            (T, C).
-        positive : Tensor
-            (T,) bool, whether the tile's bag is positive.
+            (T, C) of the batch.
+        batch : BagBatch
+        bags : Tensor
+            (B,) bool, whether a bag is positive.
         """
+        positive = bags[batch.segments]
         labels = torch.where(positive, -1, 0)
-        scores = self.scores(tokens.detach())
+        scores = self.scores(tokens.detach(), batch)
         if scores is None or self.bounds is None:
             return labels
         labels[positive & (scores < self.bounds[0])] = 0
@@ -148,8 +155,8 @@ class CoMELLearner(Learner):
         self.prototypes.follow(seen, batch, y != negative, right)
         if self.epoch < self.keys.warm_up:
             return loss
-        labels = self.prototypes.labels(seen.tokens, (y != negative)[batch.segments])
-        return loss + self.keys.instance * self._instance_loss(seen.tokens, labels)
+        labels = self.prototypes.labels(seen.tiles, batch, y != negative)
+        return loss + self.keys.instance * self._instance_loss(seen.tiles, labels)
 
     def _instance_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of tiles: the mean over positive ones and that over negative ones, in equal parts."""

@@ -95,6 +95,8 @@ class Seen(NamedTuple):
         (B, C) attention-weighted bags.
     tokens : Tensor
         (T, C) re-embedded tiles.
+    tiles : Tensor
+        (T, C) embedded tiles before they met.
     attention : Tensor
         (T,) summing to 1 a bag.
     """
@@ -102,6 +104,7 @@ class Seen(NamedTuple):
     logits: Tensor
     vectors: Tensor
     tokens: Tensor
+    tiles: Tensor
     attention: Tensor
 
 
@@ -138,9 +141,10 @@ class GDATNetwork(nn.Module):
     def forward(self, batch: BagBatch) -> Seen:
         """Look at a batch of bags."""
         tiles = (batch.features - self.mean) / self.scale
-        tokens = self.gdat(self.dropout(F.relu(self.embed(tiles))), batch.offsets.tolist())
+        tiles = self.dropout(F.relu(self.embed(tiles)))
+        tokens = self.gdat(tiles, batch.offsets.tolist())
         score = self.score(torch.tanh(self.value(tokens)) * torch.sigmoid(self.gate(tokens)))
         attention = segment_softmax(score.float(), batch)
         vectors = segment_sum(attention * tokens, batch)
         logits = torch.cat([head(vectors) for head in self.heads], 1)
-        return Seen(logits, vectors, tokens, attention[:, 0])
+        return Seen(logits, vectors, tokens, tiles, attention[:, 0])

@@ -211,3 +211,6 @@ def check_recipes(recipes: Sequence[Recipe], aggregator: Aggregator, kind: str) 
     """
     for recipe in recipes:
         recipe.check(aggregator, kind)
+    averages = [recipe.name for recipe in recipes if type(recipe).weights is not Recipe.weights]
+    if len(averages) > 1:
+        raise ModelError(f"recipes {' and '.join(averages)} both average the weights", todo="keep one of them")

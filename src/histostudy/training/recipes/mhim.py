@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from histostudy.errors import ModelError
 from histostudy.models.attention import AttentionAggregator, Pooled
 from histostudy.models.batch import BagBatch, segment_sum
 from histostudy.models.layers import full_precision
+from histostudy.models.model import MILModel
 from histostudy.models.registry import Aggregator, is_count, is_number, is_positive, is_share, require
 from histostudy.training.recipes.base import RECIPES, Recipe, Run, Step
 from histostudy.training.recipes.masking import high_mask, never_empty, random_mask, share_down, share_up, voted_mask
@@ -178,8 +178,10 @@ class MHIM(Recipe):
             raise ModelError("recipe mhim: class-aware scores need two outputs", todo="set `score: attention`")
         if settings.warmup:
             run.fit(settings.warmup)
+        twin = twin_of(run.network)
         assert isinstance(aggregator, AttentionAggregator)
-        self.teacher, self.teacher_head = copy.deepcopy(aggregator), copy.deepcopy(run.network.head.linear)
+        assert isinstance(twin.aggregator, AttentionAggregator)
+        self.teacher, self.teacher_head = twin.aggregator, twin.head.linear
         self.teacher.requires_grad_(False).train(settings.teacher_dropout)
         self.teacher_head.requires_grad_(False)
         self.extra = None
@@ -277,3 +279,16 @@ class MHIM(Recipe):
         }
         self._forget()
         return row
+
+
+def twin_of(network: MILModel) -> MILModel:
+    """A model like `network` with the same weights and buffers, on its device, without what its last forward left."""
+    with torch.random.fork_rng():
+        twin = MILModel.from_config(network.config)
+    state = network.state_dict()
+    for name, buffer in list(twin.named_buffers()):
+        if state[name].shape != buffer.shape:  # fitted before the first step
+            owner, _, own = name.rpartition(".")
+            setattr(twin.get_submodule(owner), own, torch.empty_like(state[name]))
+    twin.load_state_dict(state)
+    return twin.to(network.mean.device)
