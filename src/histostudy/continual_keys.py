@@ -79,17 +79,12 @@ class CoMEL(Keys):
     )
     instance: float = Field(0.1, ge=0, description="Weight of the loss of the tiles' pseudo-labels.")
     warm_up: int = Field(3, ge=0, description="Epochs of each task before pseudo-labels are used.")
-    centred: bool = Field(
-        False,
-        description="Take the median of a bag's scores off each of its tiles': slides differ as a whole, in stain. Wrong "
-        "where most tiles of positive slides are positive.",
-    )
     confident: float = Field(
         0.999, gt=0.5, lt=1,
         description="A tile of a positive bag is pseudo-positive above this quantile of the negative bags' tiles.",
     )  # fmt: skip
     doubtful: float = Field(0.5, gt=0, lt=1, description="And pseudo-negative below this one.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of the moving averages of prototypes and quantiles.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of the prototypes' moving averages.")
 
     @model_validator(mode="after")
     def _in_order(self) -> CoMEL:

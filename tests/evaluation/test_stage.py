@@ -174,7 +174,7 @@ def test_a_cutoff_adds_a_row_that_counts_the_patients_above_it() -> None:
         assert row["n"] == N and row["events"] == (truth >= cutoff).sum() and row["pooling"] == "fold mean"
         assert table.loc[("abmil", "pearson"), "events"] is None
         if cutoff == 0.5:
-            folds = [FOLD == k for k in range(FOLDS)]
+            folds = [k == FOLD for k in range(FOLDS)]
             by_hand = np.mean([roc_auc_score(truth[k] >= 0.5, frame["prediction"].to_numpy()[k]) for k in folds])
             assert row["estimate"] == pytest.approx(by_hand) and 0.5 < row["low"] < row["estimate"] < row["high"]
             nothing = table.loc["null", "auroc@0.5"]

@@ -99,10 +99,10 @@ def _panel(ax: Axes, table: pd.DataFrame, tasks: list[str]) -> AxesImage:
     table="course",
     category="results",
     caption="Mean accuracy over the tasks learned so far after each step of the sequence, with its bootstrap interval "
-    "over patients. The task is known: the prediction is the likeliest of the task's own classes. The task is not "
-    "known: the likeliest of the classes of all tasks learned so far; not shown where patients have several tasks. "
-    "Later steps are of more and other tasks, so that a line may fall without anything being forgotten: joint, where "
-    "the study has it, was trained on all of them together.",
+    "over patients; n: test patients of those tasks. The task is known: the prediction is the likeliest of the task's "
+    "own classes. The task is not known: the likeliest of the classes of all tasks learned so far; not shown where "
+    "patients have several tasks. Later steps are of more and other tasks, so that a line may fall without anything "
+    "being forgotten: joint, where the study has it, was trained on all of them together.",
 )
 def continual_course(table: pd.DataFrame) -> Figure:
     """Draw `ContinualEvaluation.course`: model, reading, learned, steps, estimate, low, high, n.
@@ -137,9 +137,9 @@ def continual_course(table: pd.DataFrame) -> Figure:
             ]
             ax.set_xticks(steps["steps"].tolist(), words, rotation=45, ha="right", rotation_mode="anchor")
             ax.set_title(READINGS[reading])
+            ax.set_xlabel("learned last")
             ax.set_ylim(-0.03, 1.03)
             ax.grid(axis="y")
         axes[0].set_ylabel("mean accuracy, tasks so far")
-        fig.supxlabel("learned last (n: patients of the tasks so far)", fontsize=7)
         style.legend_below(fig, axes[0], columns=2)
     return fig

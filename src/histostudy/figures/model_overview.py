@@ -24,11 +24,11 @@ COSTS = ((6, "mean\nrank"), (36, "s a\nrun"), (70, "weights"))
     kinds=(),
     table="models",
     category="results",
-    caption="Difference of each model from the reference in each task, on the same resamples of the same patients, with "
-    "its bootstrap interval; right of zero the model is better. Filled: p below 0.05, corrected over the models of the "
-    "task (not over tasks). Under each task the reference's own estimate. Right: mean rank over tasks (1 is best), and "
-    "medians over runs of the seconds that one run took and of the number of trained weights. Models are in the order "
-    "of their mean rank, controls among them.",
+    caption="Difference of each model from the reference in each task, on the same resamples of the same patients, "
+    "with its bootstrap interval; right of zero the model is better. Filled: p below 0.05, corrected over the models of "
+    "the task (not over tasks). Under each task the reference's own estimate. Right: mean rank over tasks (1 is best), "
+    "and medians over runs of the seconds that one run took and of the number of trained weights. Models are in the "
+    "order of their mean rank, controls among them.",
 )
 def model_overview(table: pd.DataFrame, *, ranks: pd.DataFrame) -> Figure:
     """Draw the tables of `histostudy.evaluation.overview`.
@@ -66,9 +66,9 @@ def _panel(ax: Axes, part: pd.DataFrame, models: list[str]) -> None:
     """Differences of one task."""
     ax.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
     reference = part["reference"].dropna().iloc[0]
-    shown = part["difference"].drop("prior", errors="ignore").abs().max()
-    reach = max(0.05, 1.15 * np.nanmax([shown, part[["difference_low", "difference_high"]].drop("prior", errors="ignore")
-                                        .abs().quantile(0.9).max()]))  # fmt: skip
+    others = part.drop("prior", errors="ignore")
+    ends = others[["difference_low", "difference_high"]].abs().quantile(0.9).max()
+    reach = max(0.05, 1.15 * float(np.nanmax([others["difference"].abs().max(), ends])))
     for row, model in enumerate(models):
         if model not in part.index or not np.isfinite(part.at[model, "difference"]):
             if model == reference:

@@ -158,6 +158,15 @@ def segment_max(values: Tensor, batch: BagBatch) -> Tensor:
     return empty.scatter_reduce(0, index, values, "amax", include_self=False)
 
 
+def segment_argmax(values: Tensor, batch: BagBatch) -> Tensor:
+    """(B, K) row of the highest of (T, K) in each bag, column by column; the first of several."""
+    rows = torch.arange(len(values), device=values.device)[:, None].expand_as(values)
+    reached = values == segment_max(values, batch)[batch.segments]
+    last = rows.new_full((len(batch), values.shape[1]), len(values) - 1)  # a row, even where all values are NaN
+    index = batch.segments[:, None].expand_as(values)
+    return last.scatter_reduce(0, index, torch.where(reached, rows, len(values) - 1), "amin")
+
+
 def segment_softmax(scores: Tensor, batch: BagBatch) -> Tensor:
     """Softmax of (T, K) over the tiles of each bag; every column of every bag sums to 1."""
     largest = segment_max(scores.detach(), batch)

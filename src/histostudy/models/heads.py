@@ -292,6 +292,13 @@ class RankingHead(CoxHead):
         return super().predict(raw.double() * self.slope) | {"risk": raw[:, 0].double().numpy()}
 
 
+def head_kind(kind: str, training: Training) -> str:
+    """The head of a kind of task: ``survival_<loss>``, ``classification`` or ``regression``."""
+    if kind == "survival":
+        return f"survival_{training.loss or 'nll'}"
+    return "regression" if kind == "expression" else kind
+
+
 def head_config(kind: str, training: Training, targets: Targets, **names: Any) -> dict[str, Any]:
     """What builds the head of a task.
 
@@ -306,15 +313,15 @@ def head_config(kind: str, training: Training, targets: Targets, **names: Any) -
     **names
         `classes`, `columns` (regression and expression) or `days` (survival).
     """
+    name = head_kind(kind, training)
     if kind == "survival":
-        loss = training.loss or "nll"
-        config: dict[str, Any] = {"kind": f"survival_{loss}", "days": [int(d) for d in names["days"]]}
-        if loss == "nll":
+        config: dict[str, Any] = {"kind": name, "days": [int(d) for d in names["days"]]}
+        if name == "survival_nll":
             edges = time_bins(targets["time"].numpy(), targets["event"].numpy(), training.bins)
             config |= {"bins": len(edges) - 1, "alpha": training.alpha}
             config["recalibrate"] = training.sampling == "balanced" or training.alpha > 0
         return config
     if kind == "classification":
         recalibrate = training.sampling == "balanced"
-        return {"kind": kind, "classes": list(names["classes"]), "recalibrate": recalibrate}
-    return {"kind": "regression", "columns": list(names["columns"])}
+        return {"kind": name, "classes": list(names["classes"]), "recalibrate": recalibrate}
+    return {"kind": name, "columns": list(names["columns"])}

@@ -16,7 +16,7 @@ from torch.nn.functional import pad, silu, softplus
 
 from histostudy.models.attention import AttentionAggregator, Pooled
 from histostudy.models.batch import BagBatch, segment_softmax, segment_sum
-from histostudy.models.layers import GatedAttention
+from histostudy.models.layers import GatedAttention, full_precision
 from histostudy.models.registry import is_count, is_share, require
 
 #: Steps at the start are drawn log-uniformly between these, and are no smaller than the last.
@@ -86,7 +86,7 @@ class Branch(nn.Module):
         """(T, E) along the path to (T, E), in float32 or better."""
         x = silu(self.convolved(x, path.place))
         step, b, c = self.project(x).split(self.split, 1)
-        decay = -self.log_decay.float().exp() if self.log_decay.dtype != torch.float64 else -self.log_decay.exp()
+        decay = -full_precision(self.log_decay).exp()
         return path.scan(x, softplus(self.step(step)), decay, b, c, self.passing)
 
     def convolved(self, x: Tensor, place: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ def linear_scan(a: Tensor, b: Tensor, offsets: Tensor | None = None, *, reverse:
     starts = _bounds(offsets, len(a), a.device)
     ends = starts[1:] - 1 if reverse else starts[:-1]
     with torch.autocast(a.device.type, enabled=False):
-        return _LinearScan.apply(a.index_fill(0, ends, 0.0).flatten(1), b.flatten(1), reverse).view_as(b)
+        a = a.index_fill(0, ends, 0.0)
+        return _LinearScan.apply(a.reshape(len(a), -1), b.reshape(len(b), -1), reverse).view(b.shape)
 
 
 def window_offsets(offsets: Tensor, window: int) -> Tensor:
@@ -127,7 +128,7 @@ def selective_scan(
     reverse : bool
         From each bag's last token to its first.
     window : int
-        Adds the local backward scan in windows of so many tokens to the states: LBMamba's.
+        Adds the scan the other way in windows of so many tokens, without the own input, to the states: LBMamba's.
 
     Returns
     -------
@@ -319,9 +320,7 @@ class _SelectiveScan(torch.autograd.Function):
         return grads.dt, grads.u, grads.decay, grads.b, grads.c, None
 
 
-def _block(
-    dt: Tensor, u: Tensor, decay: Tensor, b: Tensor, starts: Tensor, first: Tensor
-) -> tuple[Tensor, Tensor]:
+def _block(dt: Tensor, u: Tensor, decay: Tensor, b: Tensor, starts: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
     """Factors and states (S, N, E) of a block of tokens after the state `first` (N, E)."""
     a = (dt[:, None] * decay).exp_()
     a.index_fill_(0, starts, 0.0)

@@ -40,9 +40,7 @@ def launch(a: Tensor, h: Tensor, reverse: bool) -> None:
     """`histostudy.models.scan.plain_steps` by the kernel: in place in h (K, M, C) float32, whose columns lie close."""
     chunks, length, width = h.shape
     grid = (chunks, triton.cdiv(width, WIDTH))
-    _kernel[grid](
-        a, h, length, width, a.stride(0), a.stride(1), h.stride(0), h.stride(1), REVERSE=reverse, WIDTH=WIDTH
-    )
+    _kernel[grid](a, h, length, width, a.stride(0), a.stride(1), h.stride(0), h.stride(1), REVERSE=reverse, WIDTH=WIDTH)
 
 
 @cache

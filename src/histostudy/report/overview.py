@@ -68,6 +68,6 @@ def _note(ranks: pd.DataFrame) -> str:
     if not known(first["critical_difference"]):
         return ""
     return (
-        f"Mean ranks over {int(first['tasks'])} tasks: Friedman p {number(first['friedman_p'], 3)}; two models less than "
-        f"{number(first['critical_difference'], 1)} apart are not told apart (Nemenyi)."
+        f"Mean ranks over {int(first['tasks'])} tasks: Friedman p {number(first['friedman_p'], 3)}; two models less "
+        f"than {number(first['critical_difference'], 1)} apart are not told apart (Nemenyi)."
     )

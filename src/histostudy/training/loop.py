@@ -194,7 +194,8 @@ class _Plan:
         rows, targets = store.rows(train_ids), targets_of(outcome, train_ids)
         network.standardise_by(*store.moments(rows))
         if self.sources:
-            network.aggregator.set_sources([one for one in self.sources if isinstance(one, MILModel)], network.mean, network.scale)
+            sources = [one for one in self.sources if isinstance(one, MILModel)]
+            network.aggregator.set_sources(sources, network.mean, network.scale)
         val_targets = targets_of(outcome, val_ids) if val_ids else {}
         val = (store.rows(val_ids), val_targets) if settings.epoch == "inner" and _can_judge(val_targets) else None
         watch = _Watch(network, store, watched) if watched is not None else None
@@ -215,7 +216,7 @@ class _Plan:
             options["sources"] = [source.config for source in self.sources]
         front = {name: layers for recipe in recipes for name, layers in recipe.front().items()}
         network = MILModel(dim, str(model.aggregator), options, head, specs, model.fusion, front)
-        check_recipes(recipes, network.aggregator, kind)
+        check_recipes(recipes, network.aggregator, head["kind"])
         network.head.start(self.targets)
         if settings.start == "zero":
             torch.nn.init.zeros_(network.head.linear.bias)  # type: ignore[arg-type]

@@ -84,6 +84,7 @@ def check_study(study: Study, layout: Layout) -> None:
 def _check_model(study: Study, model: Model) -> None:
     """Build what a model names, on one made-up column of each of its modalities."""
     from histostudy.models.batch import Modality
+    from histostudy.models.heads import head_kind
     from histostudy.models.model import MILModel
     from histostudy.models.registry import aggregator_kind
     from histostudy.training.recipes.base import build_recipes, check_recipes
@@ -106,8 +107,8 @@ def _check_model(study: Study, model: Model) -> None:
     head = {"kind": "regression", "columns": ["y"]}
     built = MILModel(1, model.aggregator, model.options, head, tables, model.fusion)
     recipes = build_recipes(model.recipe)
-    for kind_of_task in sorted({task.kind for task in study.tasks}):
-        check_recipes(recipes, built.aggregator, kind_of_task)
+    for task in study.tasks:
+        check_recipes(recipes, built.aggregator, head_kind(task.kind, model.training))
 
 
 def _check_features(study: Study, layout: Layout) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 #: Figures that take the whole width of the page.
 WIDE = frozenset({
     "contact_sheet", "metrics_forest", "top_tiles", "cohort_flow", "modalities", "subtypes", "subtype_survival",
-    "cox_forest", "km_pooled", "model_overview", "kaplan_meier", "epoch_choice", "genes", "gene_scatter", "spatial_gene",
+    "cox_forest", "km_pooled", "kaplan_meier", "epoch_choice", "genes", "gene_scatter", "spatial_gene",
+    "model_overview",
 })  # fmt: skip
 
 

@@ -46,7 +46,11 @@ def test_a_slide_is_the_weighted_mean_of_its_tiles(pooling: str) -> None:
         for x in bag:
             h = torch.relu(network.embed[0].weight @ x + network.embed[0].bias)
             r = 100 / (1 + torch.exp(-(network.score.weight[0] @ h + network.score.bias[0])))
-            e = torch.exp(network.attention(h[None])[0, 0]) if network.attention is not None else torch.ones(()).double()
+            e = (
+                torch.exp(network.attention(h[None])[0, 0])
+                if network.attention is not None
+                else torch.ones(()).double()
+            )
             weights.append((e, r))
         norm = sum(e for e, _ in weights)
         for i, (e, r) in enumerate(weights):

@@ -66,7 +66,7 @@ def _r2(layer: AdaptedLinear, x: Tensor, y: Tensor) -> float:
 
 
 def _toy(seed: int, way: str) -> tuple[float, float, float]:
-    """Four linear regressions, each of inputs in its own 6 dimensions: final R2, forgetting, largest |cos(A_i, A_j)|."""
+    """Four linear regressions, each of inputs in its own 6 dimensions: final R2, forgetting, max |cos(A_i, A_j)|."""
     generator = torch.Generator().manual_seed(seed)
     layer = AdaptedLinear(DIM, OUT, RANK)
     layer.base.requires_grad_(False)
@@ -100,7 +100,7 @@ def _toy(seed: int, way: str) -> tuple[float, float, float]:
 
 def test_inputs_protect_and_rows_do_not() -> None:
     ways = {way: np.mean([_toy(seed, way) for seed in range(3)], 0) for way in ("inputs", "rows", "nothing")}
-    # measured, R2 at the end, forgetting and cosine: inputs 0.95, 0.04, 0.47; rows -1.3, 3.0, 0; nothing 0.04, 1.3, 0.56.
+    # R2 at the end, forgetting and cosine: inputs 0.95, 0.04, 0.47; rows -1.3, 3.0, 0; nothing 0.04, 1.3, 0.56.
     # What is left at inputs is the noise outside the planes, a hundredth of the energy, which is not protected.
     assert ways["inputs"][0] > 0.9 and abs(ways["inputs"][1]) < 0.1
     assert ways["rows"][2] < 1e-5 and ways["rows"][1] > 1  # as orthogonal as can be, and it does not help

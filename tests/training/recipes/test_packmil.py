@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from training.recipes.recipedata import CLASSES, begun, network_of, random_batch, recipes_of, step_of, through
-from training.recipes.runs import auc, classified, concordance, measured, survived
+from training.recipes.runs import TRAINING, auc, classified, concordance, measured, survived
 from training.trainingdata import planted_bags
 
 from histostudy.errors import ModelError
@@ -74,7 +74,7 @@ def test_both_branches_share_the_tiles_and_the_aggregator() -> None:
         assert torch.equal(batch.scales, batch.features[:, 0])
     both = torch.cat([step.batch.features[:8], residual.features[:12]])
     assert torch.equal(both.sort(0).values, whole.features[:20].sort(0).values)
-    assert recipe.log() == {"packmil_loss": pytest.approx(float(recipe.residual)), "packmil_members": 1.5}
+    assert recipe.log() == {"packmil_loss": pytest.approx(recipe.residual.item()), "packmil_members": 1.5}
     assert np.isnan(recipe.log()["packmil_loss"])
 
 
@@ -85,11 +85,11 @@ def test_the_loss_is_main_plus_weighted_residual_and_both_have_gradients() -> No
         step = step_of(network, random_batch(20, 30, 31))
         recipe = begun(network, "packmil", weight=weight)
         loss = through(step, recipe)
-        losses[weight] = float(loss)
+        losses[weight] = loss.item()
         network.zero_grad()
         loss.backward()
         gradients[weight] = network.aggregator.embed[0].weight.grad.clone()
-        residual = float(recipe.residual)
+        residual = recipe.residual.item()
     assert losses[None] == pytest.approx(losses[0.0] + 0.2 * residual, rel=1e-5)
     assert losses[2.0] == pytest.approx(losses[0.0] + 2 * residual, rel=1e-5)
     # linear in the weight: the part of the residual branch is there, and is that branch's alone
@@ -131,7 +131,7 @@ def test_a_penalty_of_the_aggregator_is_of_the_main_branch() -> None:
     plain = network.head.loss(network.head(torch.zeros(3, 32)), step.targets) * 0
     total = through(step, recipe)
     assert seen == [1, 3]
-    assert float(total - step.loss(step.vectors) - plain) == pytest.approx(1, abs=1e-5)
+    assert (total - step.loss(step.vectors) - plain).item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,9 @@ def test_a_penalty_of_the_aggregator_is_of_the_main_branch() -> None:
 )
 def test_a_planted_class_is_found(settings: dict, tmp_path: Path) -> None:
     bags, y = planted_bags(150, 0)
-    result = classified(bags, y, {"packmil": settings}, tmp_path)
+    # with the published choice of channels it is learned more slowly
+    training = TRAINING | ({"epochs": 60, "patience": 60} if settings.get("channels") == "subset" else {})
+    result = classified(bags, y, {"packmil": settings}, tmp_path, training=training)
     assert auc(result) > 0.8
     history = result.history
     assert (history["packmil_members"] > 1).all() and history["packmil_loss"].notna().all()

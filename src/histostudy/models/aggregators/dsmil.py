@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from histostudy.models.attention import AttentionAggregator, Pooled
-from histostudy.models.batch import BagBatch, segment_max, segment_softmax, segment_sum
+from histostudy.models.batch import BagBatch, segment_argmax, segment_softmax, segment_sum
 from histostudy.models.layers import full_precision, relu_layers
 from histostudy.models.registry import AGGREGATORS, Loss, is_count, is_share, require
 
@@ -136,12 +136,3 @@ class DSMIL(AttentionAggregator):
             return None
         weight: Any = self.options.instance_weight
         return weight / (1 - weight) * loss(best)
-
-
-def segment_argmax(values: Tensor, batch: BagBatch) -> Tensor:
-    """(B, K) row of the highest of (T, K) in each bag, column by column; the first of several."""
-    rows = torch.arange(len(values), device=values.device)[:, None].expand_as(values)
-    reached = values == segment_max(values, batch)[batch.segments]
-    last = rows.new_full((len(batch), values.shape[1]), len(values) - 1)  # a row, even where all values are NaN
-    index = batch.segments[:, None].expand_as(values)
-    return last.scatter_reduce(0, index, torch.where(reached, rows, len(values) - 1), "amin")

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from histostudy.models.aggregators.dsmil import segment_argmax
 from histostudy.models.attention import AttentionAggregator, Pooled
-from histostudy.models.batch import BagBatch, segment_softmax, segment_sum
+from histostudy.models.batch import BagBatch, segment_argmax, segment_softmax, segment_sum
 from histostudy.models.layers import GatedAttention, full_precision
 from histostudy.models.registry import AGGREGATORS, Loss, is_count, is_number, is_share, require
 

@@ -73,7 +73,9 @@ def lay_out(batch: BagBatch, most: int) -> Grids:
         row, column = _within(_rank(grid, y), grid), _within(_rank(grid, x), grid)
         tiles = torch.bincount(grid)
         while True:
-            heights, widths = (1 + tiles.new_zeros(len(tiles)).scatter_reduce(0, grid, v, "amax") for v in (row, column))
+            heights, widths = (
+                1 + tiles.new_zeros(len(tiles)).scatter_reduce(0, grid, v, "amax") for v in (row, column)
+            )
             sparse = (heights * widths > most * tiles)[grid]
             if not bool(sparse.any()):
                 break

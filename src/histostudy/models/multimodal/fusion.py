@@ -64,6 +64,12 @@ class GatedBilinear(nn.Module):
         return self.join(torch.cat([self.products(products), first, second], 1))
 
 
+def _no_loss(vectors: Tensor, patients: Tensor | None = None) -> Tensor:
+    raise ModelError(
+        "an aggregator with a loss of other vectors cannot be fused with tables", todo="leave out modalities"
+    )
+
+
 class LateFusion(Aggregator):
     """A tile-only aggregator whose vector is fused with those of tables.
 
@@ -160,5 +166,5 @@ class LateFusion(Aggregator):
         self.base.pretrain(bags, seed)
 
     def penalty(self, targets: Mapping[str, Tensor], loss: Loss) -> Tensor | None:
-        """The base's."""
-        return self.base.penalty(targets, loss)
+        """The base's; it must not ask for the loss of vectors of its own, which are not those that are fused."""
+        return self.base.penalty(targets, _no_loss)

@@ -1,8 +1,9 @@
 """CoMEL (arXiv 2507.02395; no code, so our reading): continual learning of bags and their tiles without rehearsal.
 
 Grouped double attention (`gdat`), adapters kept off earlier tasks (`owlora`), and pseudo-labels of tiles from the
-prototypes of positive and negative bags (BPPL). Thresholds of the pseudo-labels are quantiles of the scores of negative
-bags' tiles, all of which are negative, rather than numbers to be tuned.
+prototypes of positive and negative bags (BPPL). Tiles are judged as embedded one by one: once they met, every tile of a
+bag knows the class of the bag. Thresholds are quantiles of the scores of negative bags' tiles, all of which are
+negative, rather than numbers to be tuned.
 """
 
 from __future__ import annotations
@@ -36,65 +37,52 @@ class Prototypes:
         self.negative: Tensor | None = None
         self.bounds: Tensor | None = None
 
-    def follow(self, seen: Seen, batch: BagBatch, positive: Tensor, right: Tensor) -> None:
-        """Take in a batch: the vectors of bags that were classified right, then the scores of negative bags' tiles.
+    def follow(self, seen: Seen, batch: BagBatch, bags: Tensor, right: Tensor) -> None:
+        """Take in a batch: the attention-weighted tiles of the bags that were classified right.
 
         Parameters
         ----------
         seen : Seen
         batch : BagBatch
-        positive, right : Tensor
+        bags, right : Tensor
             (B,) bool, whether a bag is positive, and was classified right.
         """
-        tokens = seen.tiles.detach()
-        vectors = segment_sum(seen.attention.detach()[:, None] * tokens, batch)
-        for name, which in (("positive", positive & right), ("negative", ~positive & right)):
+        vectors = segment_sum(seen.attention.detach()[:, None] * seen.tiles.detach(), batch)
+        for name, which in (("positive", bags & right), ("negative", ~bags & right)):
             if bool(which.any()):
-                setattr(self, name, self._moved(getattr(self, name), vectors[which].mean(0)))
-        scores = self.scores(tokens, batch)
-        theirs = ~positive[batch.segments]
-        if scores is not None and bool(theirs.any()):
-            quantiles = torch.tensor([self.keys.doubtful, self.keys.confident], device=scores.device)
-            self.bounds = self._moved(self.bounds, torch.quantile(_some(scores[theirs]), quantiles))
+                old, new = getattr(self, name), vectors[which].mean(0)
+                kept = self.keys.momentum
+                setattr(self, name, new if old is None else kept * old + (1 - kept) * new)
 
-    def _moved(self, old: Tensor | None, new: Tensor) -> Tensor:
-        return new if old is None else self.keys.momentum * old + (1 - self.keys.momentum) * new
+    def calibrate(self, scores: Tensor) -> None:
+        """Set the thresholds by the scores (n,) of negative bags' tiles, all of which are negative."""
+        few = scores[:: -(-len(scores) // (1 << 20))]  # torch.quantile takes no more than some millions
+        self.bounds = torch.quantile(few, torch.tensor([self.keys.doubtful, self.keys.confident], device=few.device))
 
-    def scores(self, tokens: Tensor, batch: BagBatch) -> Tensor | None:
-        """(T,) cos(x, P+) - cos(x, P-), less its bag's median if `centred`; None before both are known."""
+    def scores(self, tiles: Tensor) -> Tensor | None:
+        """(T,) cos(x, P+) - cos(x, P-) of embedded tiles; None before both are known."""
         if self.positive is None or self.negative is None:
             return None
-        one, other = (F.cosine_similarity(tokens, p[None], dim=1) for p in (self.positive, self.negative))
-        scores = one - other
-        if self.keys.centred:
-            middle = torch.stack([some.median() for some in scores.split(batch.lengths.tolist())])
-            scores = scores - middle[batch.segments]
-        return scores
+        one, other = (F.cosine_similarity(tiles, p[None], dim=1) for p in (self.positive, self.negative))
+        return one - other
 
-    def labels(self, tokens: Tensor, batch: BagBatch, bags: Tensor) -> Tensor:
+    def labels(self, tiles: Tensor, positive: Tensor) -> Tensor:
         """(T,) pseudo-labels: 1, 0, or -1 for tiles left out; those of negative bags are all 0.
 
         Parameters
         ----------
-        tokens : Tensor
-            (T, C) of the batch.
-        batch : BagBatch
-        bags : Tensor
-            (B,) bool, whether a bag is positive.
+        tiles : Tensor
+            (T, C) embedded.
+        positive : Tensor
+            (T,) bool, whether the tile's bag is positive.
         """
-        positive = bags[batch.segments]
         labels = torch.where(positive, -1, 0)
-        scores = self.scores(tokens.detach(), batch)
+        scores = self.scores(tiles.detach())
         if scores is None or self.bounds is None:
             return labels
         labels[positive & (scores < self.bounds[0])] = 0
         labels[positive & (scores > self.bounds[1])] = 1
         return labels
-
-
-def _some(values: Tensor, most: int = 1 << 20) -> Tensor:
-    """Every so manieth value: a quantile takes no more."""
-    return values[:: -(-len(values) // most)]
 
 
 class CoMELLearner(Learner):
@@ -142,6 +130,22 @@ class CoMELLearner(Learner):
             for layer in adapted(self.network):
                 layer.project()
 
+    @torch.no_grad()
+    def before_epoch(self, train: Part) -> None:
+        """Set the thresholds of the pseudo-labels by all negative bags, as the network and the prototypes are now."""
+        negative = self.negative_class()
+        if negative is None or not self.keys.instance or self.epoch < self.keys.warm_up:
+            return
+        self.network.eval()
+        rows = [row for row, y in zip(train.rows, train.y.tolist(), strict=True) if y == negative]
+        scores = []
+        for chunk in self._chunks(rows):
+            batch = self.store.batch(chunk)
+            some = self.prototypes.scores(self.network(batch).tiles)
+            scores += [] if some is None else [some]
+        if scores:
+            self.prototypes.calibrate(torch.cat(scores))
+
     def loss(self, rows: Sequence[int], y: Tensor, task: Tensor) -> Tensor:
         """Loss of the bags and, where a class is negative, of the tiles' pseudo-labels."""
         batch = self.store.batch(rows, self.training.max_tiles, self.generator)
@@ -155,12 +159,12 @@ class CoMELLearner(Learner):
         self.prototypes.follow(seen, batch, y != negative, right)
         if self.epoch < self.keys.warm_up:
             return loss
-        labels = self.prototypes.labels(seen.tiles, batch, y != negative)
+        labels = self.prototypes.labels(seen.tiles, (y != negative)[batch.segments])
         return loss + self.keys.instance * self._instance_loss(seen.tiles, labels)
 
-    def _instance_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
+    def _instance_loss(self, tiles: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of tiles: the mean over positive ones and that over negative ones, in equal parts."""
-        logits = self.network.instances[self.learned](tokens)[:, 0]
+        logits = self.network.instances[self.learned](tiles)[:, 0]
         known = [labels == value for value in (0, 1) if bool((labels == value).any())]
         each = [F.binary_cross_entropy_with_logits(logits[at], labels[at].to(logits.dtype)) for at in known]
         return torch.stack(each).mean() if each else logits.sum() * 0

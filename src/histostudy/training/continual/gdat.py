@@ -96,7 +96,7 @@ class Seen(NamedTuple):
     tokens : Tensor
         (T, C) re-embedded tiles.
     tiles : Tensor
-        (T, C) embedded tiles before they met.
+        (T, C) embedded tiles before they met, without dropout.
     attention : Tensor
         (T,) summing to 1 a bag.
     """
@@ -141,8 +141,8 @@ class GDATNetwork(nn.Module):
     def forward(self, batch: BagBatch) -> Seen:
         """Look at a batch of bags."""
         tiles = (batch.features - self.mean) / self.scale
-        tiles = self.dropout(F.relu(self.embed(tiles)))
-        tokens = self.gdat(tiles, batch.offsets.tolist())
+        tiles = F.relu(self.embed(tiles))
+        tokens = self.gdat(self.dropout(tiles), batch.offsets.tolist())
         score = self.score(torch.tanh(self.value(tokens)) * torch.sigmoid(self.gate(tokens)))
         attention = segment_softmax(score.float(), batch)
         vectors = segment_sum(attention * tokens, batch)

@@ -186,6 +186,9 @@ class Learner:
         """Loss of a step, a scalar."""
         return self.cross_entropy(self.logits(rows, self.training.max_tiles), y, task)
 
+    def before_epoch(self, train: Part) -> None:
+        """Look at the training part as the network is now; `epoch` says which one begins."""
+
     def after_step(self) -> None:
         """Put weights right that the optimiser moved."""
 
@@ -221,6 +224,7 @@ class Learner:
             shape = 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs)) if settings.schedule == "cosine" else 1.0
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * shape
+            self.before_epoch(train)
             self.network.train()
             total = 0.0
             for chosen in torch.randperm(len(train), generator=self.generator).split(size):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from histostudy.training.tilestore import TileStore
 
 RECIPES: Registry[type[Recipe]] = Registry("recipe")
+#: Heads whose loss compares patients with each other.
+RELATIVE = ("survival_cox", "survival_rank")
 
 
 @dataclass
@@ -122,6 +124,8 @@ class Recipe:
     order: ClassVar[int] = 50
     #: It looks at attention, or at tokens between embedding and pooling: the aggregator must have them.
     needs_attention: ClassVar[bool] = False
+    #: Its maths asks for a loss that is a mean over patients, as Cox's and the ranking loss are not.
+    needs_mean_loss: ClassVar[bool] = False
     #: What it trains beside the model; set in `begin`, never part of the model that predicts.
     extra: nn.Module | None = None
 
@@ -129,7 +133,7 @@ class Recipe:
         self.settings = settings
 
     def check(self, aggregator: Aggregator, kind: str) -> None:
-        """Refuse what it does not go with; `kind` is that of the task's head.
+        """Refuse what it does not go with; `kind` is that of the head: classification, regression, survival_nll, ...
 
         Raises
         ------
@@ -140,6 +144,11 @@ class Recipe:
             raise ModelError(
                 f"recipe {self.name} needs attention over embedded tiles, which {type(aggregator).__name__} has not",
                 todo="leave it out, or name an attention aggregator such as abmil",
+            )
+        if self.needs_mean_loss and kind in RELATIVE:
+            raise ModelError(
+                f"recipe {self.name}: this loss compares patients, and a mixture of some has no time to be compared at",
+                todo="set `training.loss: nll`",
             )
 
     @property

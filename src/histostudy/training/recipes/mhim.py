@@ -28,7 +28,7 @@ DEFAULTS: dict[int, dict[str, object]] = {
         "keep_fraction": 0.8, "merge_tokens": 5, "alpha": 0.5, "momentum": 0.9997},
 }  # fmt: skip
 #: Heads whose outputs are classes or time intervals, between which a class-aware score decides.
-CLASS_KINDS = ("classification", "survival")
+CLASS_KINDS = ("classification", "survival_nll")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from histostudy.errors import ModelError
-from histostudy.models.registry import Aggregator, is_positive, require
+from histostudy.models.registry import is_positive, require
 from histostudy.training.recipes.base import RECIPES, Recipe, Run, Step
-
-#: Losses that are no mean over patients.
-RELATIVE = ("survival_cox", "survival_rank")
 
 
 @dataclass(frozen=True)
@@ -44,28 +41,16 @@ class Mixup(Recipe):
     #: After all that changes vectors or their loss.
     order = 90
 
-    def check(self, aggregator: Aggregator, kind: str) -> None:
-        """Refuse losses that are no mean over patients, where the kind says so; `begin` sees the head."""
-        super().check(aggregator, kind)
-        self._check_loss(kind)
-
-    @staticmethod
-    def _check_loss(kind: str) -> None:
-        if kind in RELATIVE:
-            raise ModelError(
-                "recipe mixup: this loss compares patients, and one mixed of two has no time to be compared at",
-                todo="set `training.loss: nll`",
-            )
+    needs_mean_loss = True
 
     def begin(self, run: Run) -> None:
-        """Look at the head and the batch.
+        """Look at the batch.
 
         Raises
         ------
         ModelError
-            If the loss is no mean over patients, or a step sees one patient.
+            If a step sees one patient.
         """
-        self._check_loss(run.network.head.config["kind"])
         if run.settings.batch_size == 1:
             raise ModelError("recipe mixup: a batch of one patient has nobody to mix with", todo="raise batch_size")
 

@@ -19,8 +19,6 @@ from histostudy.training.recipes.subsample import TileRecipe
 
 #: What is added of the residual loss, as published.
 WEIGHT, SURVIVAL_WEIGHT = 0.2, 0.5
-#: Losses that are no sum over patients: a patient's part is against those at risk with it.
-RELATIVE = ("survival_cox", "survival_rank")
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ class PackMIL(TileRecipe):
     """
 
     Settings = PackMILSettings
+    needs_mean_loss = True
     #: After recipes that leave tiles out.
     order = 60
 
@@ -108,17 +107,8 @@ class PackMIL(TileRecipe):
                 if getattr(type(aggregator), step) is not getattr(Aggregator, step):
                     what = f"recipe packmil: {type(aggregator).__name__} is fitted to tiles that are not downsampled"
                     raise ModelError(what, todo="set `downsample: 1`")
-        self._check_loss(kind)
         if self.settings.labels == "isup" and kind != "classification":
             raise ModelError(f"recipe packmil: ISUP grades are classes, not {kind}", todo="leave out `labels`")
-
-    @staticmethod
-    def _check_loss(kind: str) -> None:
-        if kind in RELATIVE:
-            raise ModelError(
-                "recipe packmil: a hyperslide of several patients has no time to be compared at",
-                todo="set `training.loss: nll`",
-            )
 
     def front(self) -> Mapping[str, Mapping[str, Any]]:
         """The downsampler, if there is to be one."""
@@ -134,10 +124,9 @@ class PackMIL(TileRecipe):
         Raises
         ------
         ModelError
-            If its loss compares patients, or its classes are not the six ISUP grades that the settings say.
+            If its classes are not the six ISUP grades that the settings say.
         """
         config = run.network.head.config
-        self._check_loss(config["kind"])
         if self.settings.labels == "isup":
             grades = [re.findall(r"\d", str(name))[:1] for name in config["classes"]]
             if grades != [[str(k)] for k in range(6)]:
