@@ -194,6 +194,13 @@ def embed(
 
 
 @app.command(hidden=True)
+def pairs(study: StudyFile, name: Annotated[str, typer.Option("--set", help="Which.")], shard: Shard = None) -> None:
+    """Encode drawn tiles of a shard and changed versions of them: what the recipe histaug learns from."""
+    from histostudy.verbs.pairs import pairs_shard
+    pairs_shard(study, name, _shard(shard))
+
+
+@app.command(hidden=True)
 def index(
     study: StudyFile,
     what: Annotated[str, typer.Argument(help="slides or features.")],

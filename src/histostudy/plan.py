@@ -16,6 +16,7 @@ import yaml
 
 from histostudy.codeversion import code_version
 from histostudy.errors import TableError
+from histostudy.features.pairs import PairSettings
 from histostudy.files import digest_of, listing, sha256, write_text
 from histostudy.layout import RESULTS, Layout, shard_count, shard_of
 from histostudy.study import Features, Study
@@ -30,6 +31,7 @@ STAGES = {
     "tissue": ("histostudy.tissue.stage",),
     "tiles": ("histostudy.tiles.stage",),
     "embed": ("histostudy.features.stage",),
+    "pairs": ("histostudy.features.pairing",),
     "index": ("histostudy.verbs.slides",),
     "cohort": ("histostudy.verbs.tables", "histostudy.cohort.table_one"),
     "split": ("histostudy.verbs.tables", "histostudy.splits.audit"),
@@ -113,12 +115,14 @@ class Plan:
         )
 
     def model_inputs(self, task: str, model: str) -> list[str]:
-        """Files that the runs of a model depend on beside the cohort's: foreign predictions, runs of its sources."""
+        """Files that a model's runs depend on beside the cohort's: foreign predictions, runs of its sources, pairs."""
         spec = self.study.models.get(model)
         if spec is None:
             return []
         files = [] if spec.predictions is None else [spec.predictions]
         files += [self.layout.runs(t, str(spec.sources)) / "runs.parquet" for t in self.study.source_tasks(model)]
+        if (pairs := PairSettings.of(spec.recipe)) is not None:
+            files += map(Path, self.indexes(pairs.folder(self.layout.features)))
         return [str(path) for path in files]
 
     def outcomes(self) -> str:
@@ -142,6 +146,12 @@ class Plan:
     def indexes(self, folder: Path) -> list[str]:
         """Indexes of all shards of a stage."""
         return [str(self.layout.shard(folder, i)) for i in self.shards]
+
+    @property
+    def pairs(self) -> list[str]:
+        """Names of the pairs that the models learn from; most studies have none."""
+        wanted = [PairSettings.of(model.recipe) for model in self.study.models.values()]
+        return sorted({settings.name for settings in wanted if settings is not None})
 
     @property
     def bags(self) -> list[str]:

@@ -21,19 +21,19 @@ from histostudy.models.histaug import (
     train_generator,
 )
 
-#: The notes' Appendix C: three blocks of width 16 with four heads.
-TOY = GeneratorSettings(width=16, steps=1500)
+#: Three blocks of width 16 with four heads; fewer steps at a higher rate than in the notes, for the test's sake.
+TOY = GeneratorSettings(width=16, steps=350, lr=4e-3)
 TOY_CODES = (0, 0, 2)
 
 
 def toy_pairs(n: int, seed: int, features_seed: int = 0) -> Pairs:
-    """A frozen random encoder (24 -> 128 tanh -> 64) and three changes of its inputs: gain, offset, mask."""
+    """A frozen random encoder (24 -> 128 tanh -> 64) and three changes of its inputs: gain, offset, mask (chance .75)."""
     fixed = np.random.default_rng(features_seed)
     first, second = fixed.normal(size=(24, 128)) / 24**0.5, fixed.normal(size=(128, 64)) / 128**0.5
     colour, mask = fixed.normal(size=24), fixed.random(24) < 0.25
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 24))
-    values = np.stack([rng.uniform(-0.5, 0.5, n), rng.uniform(-0.5, 0.5, n), rng.integers(0, 2, n)], 1)
+    values = np.stack([rng.uniform(-0.5, 0.5, n), rng.uniform(-0.5, 0.5, n), rng.random(n) < 0.75], 1)
     positions = rng.permuted(np.tile(np.arange(3), (n, 1)), axis=1)
     y = x.copy()
     for i in range(n):
@@ -61,7 +61,7 @@ def test_the_toys_thresholds(toy: tuple[Generator, Cosines]) -> None:
     generator, held = toy
     for cosines in (held, check_generator(generator, toy_pairs(1000, 2), 0)):
         assert cosines.generated - cosines.original >= 0.08, cosines
-        assert abs(cosines.wrong - cosines.original) <= 0.02 or cosines.wrong < cosines.original, cosines
+        assert abs(cosines.wrong - cosines.original) <= 0.02, cosines
         assert cosines.identity >= 0.98, cosines
 
 

@@ -1,4 +1,5 @@
 # The study, laid out: everything the rules need to know is asked of histostudy.plan.
+import re
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ FOLDERS = {
     "tissue": str(PLAN.layout.tissue),
     "tiles": str(PLAN.layout.tiles),
     "features": str(PLAN.layout.features),
+    "pairs": str(PLAN.layout.features / "pairs"),
     "source": str(PLAN.layout.source),
 }
 LOGS = f"logs/{STUDY.study}"
@@ -49,6 +51,7 @@ ENVIRONMENT = "../../envs/environment.yaml"
 
 wildcard_constraints:
     shard=r"\d+",
+    pairs="|".join(re.escape(name) for name in PLAN.pairs) or "none",
     task="|".join(task.name for task in STUDY.tasks) or "none",
     model=r"[A-Za-z0-9_.-]+",
 
@@ -64,7 +67,7 @@ def model_settings(wildcards):
 
 
 def model_inputs(wildcards):
-    """Foreign predictions, or the runs of the models that this one builds on."""
+    """Foreign predictions, the runs of the models that this one builds on, or the pairs that it learns from."""
     return PLAN.model_inputs(wildcards.task, wildcards.model)
 
 

@@ -123,6 +123,35 @@ if not PRECOMPUTED:
         shell:
             "histostudy embed --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
 
+    if PLAN.pairs:
+
+        rule pairs:
+            input:
+                slides=f"{FOLDERS['slides']}/shard-{{shard}}.parquet",
+                tiles=f"{FOLDERS['tiles']}/shard-{{shard}}.parquet",
+            output:
+                f"{FOLDERS['pairs']}/{{pairs}}/shard-{{shard}}.parquet",
+            log:
+                f"{LOGS}/pairs/{{pairs}}/{{shard}}.log",
+            benchmark:
+                f"{LOGS}/benchmarks/pairs/{{pairs}}/{{shard}}.tsv"
+            retries: 2
+            conda:
+                ENVIRONMENT
+            threads: 1
+            resources:
+                mem_mb=lambda wildcards, attempt: 4000 * attempt,
+                gpu=0 if STUDY.features.encoder == "builtin" else 1,
+            params:
+                study=PLAN.file,
+                shards=PLAN.n_shards,
+                settings=PLAN.settings("features", "tiles"),
+                weights=PLAN.files(STUDY.features.checkpoint),
+                code=PLAN.code("pairs"),
+            shell:
+                "histostudy pairs --study {params.study} --set {wildcards.pairs} "
+                "--shard {wildcards.shard}/{params.shards} > {log} 2>&1"
+
 
 rule slides_table:
     input:

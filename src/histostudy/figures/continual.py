@@ -27,7 +27,7 @@ READINGS = {"task": "the task is known", "class": "the task is not known"}
     category="results",
     caption="Accuracy on the test patients of each task (column) after each step of the sequence (row), with its "
     "bootstrap interval over patients, a panel each model. The prediction is the likeliest of the task's own classes. "
-    "Framed: the task that was just learned; below the frame, what was kept of it; pale words: tasks not learned yet. "
+    "Framed: the task that was just learned; below the frame, what was kept of it; grey words: tasks not learned yet. "
     "What a class-blind guess would reach depends on the classes of the task and is the panel prior.",
 )
 def continual_matrix(table: pd.DataFrame) -> Figure:
@@ -71,13 +71,16 @@ def _panel(ax: Axes, table: pd.DataFrame, tasks: list[str]) -> AxesImage:
     values = np.array([[cells["estimate"].get((t, j), np.nan) for j in tasks] for t in tasks], float)
     # black words can be read on all of it
     light = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.45, 1, 256)))
-    shown = ax.imshow(np.ma.masked_invalid(values), cmap=light, vmin=0, vmax=1, aspect="auto")
+    ahead = np.triu(np.ones_like(values, dtype=bool), 1)
+    shown = ax.imshow(
+        np.ma.masked_where(ahead | ~np.isfinite(values), values), cmap=light, vmin=0, vmax=1, aspect="auto"
+    )
     for t, learned in enumerate(tasks):
         for j, task in enumerate(tasks):
             if not np.isfinite(values[t, j]):
                 continue
             one = cells.loc[(learned, task)]
-            tone = "#666666" if j > t else "black"
+            tone = style.GREY if j > t else "black"
             ax.text(j, t - 0.15, f"{values[t, j]:.2f}", ha="center", va="center", fontsize=8, color=tone)
             if np.isfinite([one.low, one.high]).all():
                 words = f"[{one.low:.2f}, {one.high:.2f}]"

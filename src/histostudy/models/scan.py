@@ -1,8 +1,8 @@
 """Linear recurrences over packed bags: h_t = a_t h_{t-1} + b_t, forwards, backwards, in windows and in the plane.
 
-A factor a = 0 at the first token of a bag starts its state anew, exactly, so that one scan over the packed tokens serves
-bags of any lengths and nothing passes from one to the next. Products of factors are never divided by: over long bags they
-underflow. States are float32 under autocast, float64 where they are given so.
+A factor a = 0 at the first token of a bag starts its state anew, exactly, so that one scan over the packed tokens
+serves bags of any lengths and nothing passes from one to the next. Products of factors are never divided by: over long
+bags they underflow. States are float32 under autocast, float64 where they are given so.
 
 Mamba's scan (Gu and Dao, 2023, section 3) has T x channels x states of them. Only blocks of these are ever there: the
 state at each block's start is kept, and what lies between is computed again for the gradient.

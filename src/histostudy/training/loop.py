@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from histostudy.cohort.outcomes import Outcome
+    from histostudy.features.pairs import Pairs
     from histostudy.study import Model, Training
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def train_run(
     threads: int = 1,
     modalities: Callable[[Sequence[str], Sequence[int]], Mapping[str, RunModality]] | None = None,
     sources: Sequence[Network] = (),
+    pairs: Callable[[Sequence[str]], Pairs] | None = None,
 ) -> RunResult:
     """Train a model on the training part, choose its epoch on the inner part, predict the test part once.
 
@@ -107,6 +109,8 @@ def train_run(
         Fits the model's modalities: takes the store's patients and the rows of the training part.
     sources : sequence of MILModel
         Trained models of other tasks, for an aggregator that builds on them.
+    pairs : callable, optional
+        Gives recipes the pairs of training patients, by id; see `histostudy.training.pairs`.
 
     Raises
     ------
@@ -132,7 +136,7 @@ def train_run(
         tables = {} if modalities is None else modalities(store.patient_ids, rows)
         if tables:
             store = store.beside(tables)
-        plan = _Plan(model, outcome, targets, days, tables, sources)
+        plan = _Plan(model, outcome, targets, days, tables, sources, pairs)
         trained = []
         for number, (own, judges) in enumerate(parts):
             own_seed = seed if not members else derive_seed(seed, "member", number)
@@ -180,6 +184,7 @@ class _Plan:
     days: Sequence[int]
     tables: Mapping[str, RunModality]
     sources: Sequence[Network]
+    pairs: Callable[[Sequence[str]], Pairs] | None
 
     def train(
         self, store: TileStore, train_ids: list[str], val_ids: list[str], seed: int, watched: Sequence[str] | None
@@ -205,7 +210,8 @@ class _Plan:
         if settings.epochs > 0:
             network.to(store.device)
             network.aggregator.pretrain(drawn_bags(store, network, rows, settings.batch_size, seed), seed)
-        return _Trained(network, _fit(network, store, (rows, targets), val, settings, seed, recipes, watch), watch)
+        history = _fit(network, store, (rows, targets), val, settings, seed, recipes, watch, self.pairs)
+        return _Trained(network, history, watch)
 
     def _network(self, dim: int, recipes: Sequence[Recipe]) -> MILModel:
         """A network at its start."""
@@ -268,6 +274,7 @@ def _fit(
     seed: int,
     recipes: Sequence[Recipe] = (),
     watch: _Watch | None = None,
+    pairs: Callable[[Sequence[str]], Pairs] | None = None,
 ) -> pd.DataFrame:
     """Train in place, end with the best epoch's weights, return the history."""
     import pandas as pd
@@ -283,7 +290,7 @@ def _fit(
         _fit(network, store, train, val, settings.model_copy(update={"epochs": epochs}), seed)
 
     for recipe in recipes:
-        recipe.begin(Run(network, store, rows, targets, settings, seed, fit))
+        recipe.begin(Run(network, store, rows, targets, settings, seed, fit, pairs))
     extra = [recipe.extra.to(store.device) for recipe in recipes if recipe.extra is not None]
     trained = [p for module in (network, *extra) for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)

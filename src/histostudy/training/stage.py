@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from histostudy.cohort.modalities import ModalityTable
     from histostudy.cohort.outcomes import Outcome
     from histostudy.features.bags import Bags
+    from histostudy.features.pairs import PairReader
     from histostudy.study import Study
     from histostudy.training.guard import TestPart
     from histostudy.training.loop import RunResult
@@ -49,6 +50,7 @@ def train_model(
     threads: int = 1,
     modalities: Mapping[str, ModalityTable] | None = None,
     sources: Mapping[str, Path] | None = None,
+    pairs: PairReader | None = None,
 ) -> pd.DataFrame:
     """Train one model on one task over all repeats and folds.
 
@@ -77,6 +79,8 @@ def train_model(
         The study's tables; those that the model names are used.
     sources : mapping of str to Path, optional
         Folders with the runs of the source model on the other tasks, by task.
+    pairs : PairReader, optional
+        Pairs of all patients, for a recipe that learns from them; a run reads those of its training part alone.
 
     Returns
     -------
@@ -96,7 +100,9 @@ def train_model(
         raise ModelError(f"model {model} needs features", todo="give the study slides")
     tables = {} if model in CONTROLS else {m: (modalities or {})[m] for m in study.models[model].modalities}
     context = _context(study, task, model, bags, outcome, threads, tables)
-    trainer = _Trainer(study, task, model, bags, outcome, threads, tables, sources or {})
+    trainer = _Trainer(study, task, model, bags, outcome, threads, tables, sources or {}, pairs)
+    if pairs is not None:
+        context["pairs"] = pairs.digest
     runs = []
     tested = splits[(splits["part"] == "test") & splits["patient_id"].isin(set(outcome.patient_ids))]
     if tested.empty:
@@ -132,7 +138,7 @@ class _Trainer:
 
     def __init__(
         self, study: Study, task: str, model: str, bags: Bags | None, outcome: Outcome, threads: int,
-        tables: Mapping[str, ModalityTable], sources: Mapping[str, Path],
+        tables: Mapping[str, ModalityTable], sources: Mapping[str, Path], pairs: PairReader | None = None,
     ) -> None:  # fmt: skip
         from histostudy.cohort.foreign import ForeignPredictions
         from histostudy.models.survival import day_grid
@@ -140,7 +146,7 @@ class _Trainer:
         from histostudy.training.tilestore import TileStore
 
         self.study, self.task, self.model, self.outcome, self.threads = study, task, model, outcome, threads
-        self.tables, self.sources = tables, sources
+        self.tables, self.sources, self.pairs = tables, sources, pairs
         self.store: TileStore | None = None
         self.foreign: ForeignPredictions | None = None
         if model not in CONTROLS:
@@ -218,11 +224,15 @@ class _Trainer:
             return clinical_run(self.outcome, fit, test, seed=seed, days=self.days)
         from histostudy.models.io import load_model
         from histostudy.training.loop import train_run
+        from histostudy.training.pairs import GuardedPairs
+
+        pairs = None if self.pairs is None else GuardedPairs(self.pairs, parts["test"], self.outcome.patient_of)
 
         return train_run(
             self.study.models[self.model], self.store, self.outcome, parts["train"], parts["val"], test,
             seed=seed, days=self.days, threads=self.threads, modalities=self._modalities if self.tables else None,
             sources=[load_model(file)[0] for file in self.source_files(repeat, fold)],
+            pairs=pairs,
         )  # fmt: skip
 
 

@@ -83,14 +83,18 @@ def check_study(study: Study, layout: Layout) -> None:
 
 def _check_model(study: Study, model: Model) -> None:
     """Build what a model names, on one made-up column of each of its modalities."""
+    from histostudy.features.pairs import PairSettings
     from histostudy.models.batch import Modality
     from histostudy.models.heads import head_kind
     from histostudy.models.model import MILModel
     from histostudy.models.registry import aggregator_kind
     from histostudy.training.recipes.base import build_recipes, check_recipes
+    from histostudy.verbs.pairs import check_pairs
 
     if model.aggregator is None:
         return
+    if PairSettings.of(model.recipe) is not None:
+        check_pairs(study)
     kind = aggregator_kind(model.aggregator)
     if kind.uses_tiles and not study.has_slides:
         raise ConfigError(f"{model.aggregator} looks at tiles", todo="give cohort.slides, or a model of tables (snn)")

@@ -10,6 +10,7 @@ from histostudy.cohort.tables import ROW, read_table
 from histostudy.errors import ConfigError
 from histostudy.files import frame_to_json, write_json, write_table
 from histostudy.verbs.bags import load_bags
+from histostudy.verbs.pairs import load_pairs
 from histostudy.verbs.tables import Tables, load_tables
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ def train_model_of_study(study_file: Path, task: str, model: str) -> None:
     sources = {t: tables.layout.runs(t, str(study.models[model].sources)) for t in study.source_tasks(model)}
     seen = study.models[model].modalities if model in study.models else []
     index = train_model(
-        study, task, model, bags, outcome, splits, folder, modalities=tables.modalities if seen else {}, sources=sources
-    )
+        study, task, model, bags, outcome, splits, folder, modalities=tables.modalities if seen else {},
+        sources=sources, pairs=load_pairs(tables, model),
+    )  # fmt: skip
     write_table(folder / "runs.parquet", index)
 
 

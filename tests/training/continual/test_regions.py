@@ -69,5 +69,9 @@ def test_a_batch_holds_the_tiles_in_their_places() -> None:
     moved = batch.standardised(torch.ones(4), torch.full((4,), 2.0))
     assert float(moved.tiles[~batch.mask].abs().sum()) == 0
     torch.testing.assert_close(moved.means(), (batch.means() - 1) / 2)
+    store.features = store.features.half()  # as bags may be stored
+    half = region_batch(store, regions, [1, 0])
+    assert half.tiles.dtype == torch.float32
+    torch.testing.assert_close(half.tiles, batch.tiles, rtol=1e-3, atol=1e-3)
     few = region_batch(store, regions, [0], 32, torch.Generator().manual_seed(0))
     assert len(few.tiles) == 2

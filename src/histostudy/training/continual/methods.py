@@ -17,6 +17,8 @@ from histostudy.seeds import derive_seed
 from histostudy.training.continual.buffer import Memory, labels_of
 from histostudy.training.continual.comel import CoMELLearner
 from histostudy.training.continual.conslide import ConSlideLearner
+from histostudy.training.continual.gdat import GDATOptions
+from histostudy.training.continual.hit import HITOptions
 from histostudy.training.continual.learner import Learned, Learner, Part, Setting
 
 
@@ -120,6 +122,19 @@ def options_of(kind: type[Any], given: dict[str, Any], name: str) -> Any:
     return kind(**given)
 
 
+def check_options(keys: Continual, given: dict[str, Any]) -> Any:
+    """The options of a method's network, checked.
+
+    Raises
+    ------
+    ModelError
+        If an option is wrong.
+    """
+    kinds: dict[type, type] = {ConSlide: HITOptions, CoMEL: GDATOptions}
+    kind = kinds.get(type(keys))
+    return options_of(ABMILOptions, given, "abmil") if kind is None else options_of(kind, given, keys.method)
+
+
 def build_learner(keys: Continual, setting: Setting) -> Learner:
     """The learner of a method.
 
@@ -128,13 +143,11 @@ def build_learner(keys: Continual, setting: Setting) -> Learner:
     ModelError
         If an option is wrong.
     """
-    from histostudy.training.continual.gdat import GDATOptions
-    from histostudy.training.continual.hit import HITOptions
-
+    options = check_options(keys, setting.options)
     if isinstance(keys, ConSlide):
-        return ConSlideLearner(setting, keys, options_of(HITOptions, setting.options, "conslide"))
+        return ConSlideLearner(setting, keys, options)
     if isinstance(keys, CoMEL):
-        return CoMELLearner(setting, keys, options_of(GDATOptions, setting.options, "comel"))
+        return CoMELLearner(setting, keys, options)
     if isinstance(keys, Replay):
         return ReplayLearner(setting, keys)
     return JointLearner(setting) if isinstance(keys, Joint) else Finetune(setting)

@@ -153,14 +153,15 @@ def region_batch(
     rows = [regions.rows[p][i] for p, some in zip(patients, chosen, strict=True) for i in some]
     cells = [regions.cells[p][i] for p, some in zip(patients, chosen, strict=True) for i in some]
     features = store.features[torch.cat(rows).to(store.features.device)]
-    return _packed(features.to(store.device), cells, [len(some) for some in chosen], regions.size)
+    # features may be stored in half precision
+    return _packed(features.to(store.device).float(), cells, [len(some) for some in chosen], regions.size)
 
 
 def kept_batch(slides: Sequence[Sequence[KeptTiles]], size: int, device: str) -> RegionBatch:
     """Pack pseudo-slides of regions that were kept."""
     every = [one for slide in slides for one in slide]
     cells = [one.cells for one in every if one.cells is not None]
-    features = torch.cat([one.tiles for one in every]).to(device)
+    features = torch.cat([one.tiles for one in every]).to(device).float()
     return _packed(features, cells, [len(slide) for slide in slides], size)
 
 

@@ -343,6 +343,7 @@ def _context(
     """All that every run of a model depends on, but its patients."""
     from histostudy.training.determinism import pick_device
 
+    coords = None if bags.positions == "unknown" else bags.coords
     return {
         "code": code_version(__name__),
         "seed": seed,
@@ -354,7 +355,6 @@ def _context(
         ],
         "tasks": [outcome.task.model_dump(mode="json", exclude=EVALUATED_ONLY) for outcome in sequence],
         "outcomes": [_digest(outcome.patient_ids, outcome.y, outcome.classes) for outcome in sequence],
-        "features": _digest(bags.patient_ids, bags.offsets, bags.features, bags.slide_index)
-        + (_digest(bags.coords) if bags.positions != "unknown" else ""),
+        "features": bags.digest or _digest(bags.patient_ids, bags.offsets, bags.features, bags.slide_index, coords),
         "machine": [pick_device(spec.training.device), threads],
     }

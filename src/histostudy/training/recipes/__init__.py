@@ -5,6 +5,6 @@ A study names them under a model's `recipe` key. What a recipe may do is in `his
 
 from __future__ import annotations
 
-from histostudy.training.recipes import aem, averaging, ensemble, mhim, mixup, packmil, subsample
+from histostudy.training.recipes import aem, averaging, ensemble, histaug, mhim, mixup, packmil, subsample
 
-__all__ = ["aem", "averaging", "ensemble", "mhim", "mixup", "packmil", "subsample"]
+__all__ = ["aem", "averaging", "ensemble", "histaug", "mhim", "mixup", "packmil", "subsample"]

@@ -22,6 +22,7 @@ from histostudy.registry import Registry
 if TYPE_CHECKING:
     import torch
 
+    from histostudy.features.pairs import Pairs
     from histostudy.models.model import MILModel
     from histostudy.study import Training
     from histostudy.training.tilestore import TileStore
@@ -51,6 +52,8 @@ class Run:
         Of the run.
     fit : callable
         Trains `network` in place for so many epochs without recipes, the inner part choosing the epoch.
+    pairs : callable, optional
+        Gives pairs of tiles and changed versions of them, of training patients by id; see `histostudy.features.pairs`.
     """
 
     network: MILModel
@@ -60,6 +63,7 @@ class Run:
     settings: Training
     seed: int
     fit: Callable[[int], None]
+    pairs: Callable[[Sequence[str]], Pairs] | None = None
 
 
 @dataclass
