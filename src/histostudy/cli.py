@@ -27,9 +27,7 @@ MaybeStudy = Annotated[Path | None, typer.Option("--study", help="Study file: wo
 Shard = Annotated[str | None, typer.Option("--shard", help="Shard I of N, as I/N.", metavar="I/N")]
 SlideArg = Annotated[Path | None, typer.Argument(help="A slide, to work on it alone.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)]
-SlideMpp = Annotated[
-    float | None, typer.Option("--slide-mpp", help="The slide's um/px, if it has none or a wrong one.")
-]
+SlideMpp = Annotated[float | None, typer.Option("--slide-mpp", help="The slide's um/px, if it has none or is wrong.")]
 TileMpp = Annotated[float, typer.Option("--mpp", help="um/px of the tiles.")]
 TileSize = Annotated[int, typer.Option("--size", help="Side of a tile, px.")]
 Method = Annotated[str, typer.Option(help="Tissue method.")]
@@ -197,6 +195,7 @@ def embed(
 def pairs(study: StudyFile, name: Annotated[str, typer.Option("--set", help="Which.")], shard: Shard = None) -> None:
     """Encode drawn tiles of a shard and changed versions of them: what the recipe histaug learns from."""
     from histostudy.verbs.pairs import pairs_shard
+
     pairs_shard(study, name, _shard(shard))
 
 

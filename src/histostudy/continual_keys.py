@@ -16,7 +16,7 @@ class Finetune(Keys):
 
 
 class Joint(Keys):
-    """Gated ABMIL trained afresh, at each step of the sequence, on all tasks so far: the upper bound."""
+    """Gated ABMIL trained afresh, at each step of the sequence, on all tasks so far: usually the upper bound."""
 
     method: Literal["joint"]
 

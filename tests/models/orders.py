@@ -14,7 +14,7 @@ Bags = tuple[BagBatch, Tensor]
 
 
 def near_or_far(seed: int, bags: int, *, plane: int = 0, effect: bool = True) -> Bags:
-    """Noise with two marker tiles: near (class 1) or far (0) in file order, or on a square of side `plane` if given.
+    """Noise with two marker tiles, near (class 1) or far (0): in file order, or within a column of a square `plane` wide.
 
     Every bag holds the same tiles up to noise, so that their order is all there is to see. Without `effect`, classes
     are drawn.
@@ -24,15 +24,15 @@ def near_or_far(seed: int, bags: int, *, plane: int = 0, effect: bool = True) ->
     spots = torch.arange(count)
     grid = torch.stack([spots // plane, spots % plane], 1) if plane else spots[:, None]
     y = torch.arange(bags) % 2
-    tiles, coords = torch.randn(bags, count, 6, generator=g), []
+    tiles, coords = 0.3 * torch.randn(bags, count, 3, generator=g), []
     for bag, near in zip(tiles, y, strict=True):
         while True:
-            one, two = torch.randint(count, (2,), generator=g).tolist()
-            apart = int((grid[one] - grid[two]).abs().amax())
-            if apart == 1 if near else apart > (2 if plane else 5):
+            one, two = torch.randint(count, (2,), generator=g).sort().values.tolist()
+            apart, aside = int(grid[two, 0] - grid[one, 0]), int((grid[two, -1] - grid[one, -1]).abs())
+            if (apart == 1 if near else apart > (2 if plane else 5)) and not (plane and aside):
                 break
-        bag[one, 0] += 5
-        bag[two, 1] += 5
+        bag[one, 0] += 2
+        bag[two, 1] += 2
         coords.append(100 * grid.flip(1))
     if not effect:
         y = torch.randint(2, (bags,), generator=g)
@@ -44,7 +44,7 @@ def auc(name: str, options: dict[str, Any], train: Bags, test: Bags, *, steps: i
     from sklearn.metrics import roc_auc_score
 
     torch.manual_seed(0)
-    model = MILModel(6, name, options, {"kind": "classification", "classes": ["far", "near"]})
+    model = MILModel(3, name, options, {"kind": "classification", "classes": ["far", "near"]})
     model.standardise_by(train[0].features.mean(0), train[0].features.std(0))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
     for _ in range(steps):

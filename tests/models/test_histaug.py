@@ -27,7 +27,7 @@ TOY_CODES = (0, 0, 2)
 
 
 def toy_pairs(n: int, seed: int, features_seed: int = 0) -> Pairs:
-    """A frozen random encoder (24 -> 128 tanh -> 64) and three changes of its inputs: gain, offset, mask (chance .75)."""
+    """A frozen random encoder (24 -> 128 tanh -> 64) and three changes of its inputs: gain, offset, mask."""
     fixed = np.random.default_rng(features_seed)
     first, second = fixed.normal(size=(24, 128)) / 24**0.5, fixed.normal(size=(128, 64)) / 128**0.5
     colour, mask = fixed.normal(size=24), fixed.random(24) < 0.25
@@ -108,7 +108,7 @@ def test_a_block_is_that_of_a_slow_loop() -> None:
             part = slice(4 * head, 4 * head + 4)
             for i in range(4):
                 query = block.query_norm(q[i, part])
-                scores = [float(query @ block.key_norm(k[j, part])) / math.sqrt(4) for j in range(5)]
+                scores = [(query @ block.key_norm(k[j, part])).item() / math.sqrt(4) for j in range(5)]
                 weights = np.exp(scores) / np.exp(scores).sum()
                 for j in range(5):
                     mixed[i, part] += weights[j] * v[j, part]

@@ -424,3 +424,12 @@ def test_the_bias_of_the_head_starts_where_the_study_says(tmp_path: Path) -> Non
         result = train_run(study.models["m"], store, outcome, ids, [], TestPart(outcome, ids), seed=0)
         share[start] = float(result.tensors["head.linear.bias"].diff())
     assert share["zero"] == 0 and share["prior"] < -0.5
+
+
+def test_a_parameter_may_be_spared_the_weight_decay() -> None:
+    from histostudy.training.loop import _optimiser
+
+    plain, spared, fixed = (torch.nn.Parameter(torch.ones(1), requires_grad=k < 2) for k in range(3))
+    spared._no_weight_decay = True
+    groups = _optimiser([plain, spared, fixed], Training(weight_decay=0.1)).param_groups
+    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.1), (1, 0.0)]

@@ -201,7 +201,7 @@ def augment(tile: np.ndarray, values: np.ndarray, positions: np.ndarray) -> np.n
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # tiles are small; the shards of a study run side by side
     try:
-        image = tile.astype(np.float32) / np.float32(255)
+        image: Image = tile.astype(np.float32) / np.float32(255)
         for column in np.argsort(positions, kind="stable"):
             if value := float(values[column]):
                 image = np.clip(np.ascontiguousarray(TRANSFORMS[column].change(image, value)), 0, 1)

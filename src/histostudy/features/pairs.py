@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -93,8 +93,8 @@ class Pairs:
 
     def take(self, rows: np.ndarray) -> Self:
         """The pairs at `rows`: places, or a mask."""
-        arrays = (self.features, self.augmented, self.values, self.positions, self.patients)
-        return type(self)(*(array[rows] for array in arrays), self.codes, self.reach)
+        names = ("features", "augmented", "values", "positions", "patients")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
 def write_pairs(path: Path, arrays: Mapping[str, np.ndarray], identity: Mapping[str, Any]) -> None:
@@ -163,17 +163,19 @@ class PairReader:
         FeatureError
             If none of them has pairs, or a file is not as it was written.
         """
-        parts: list[tuple[np.ndarray, ...]] = []
+        parts: list[dict[str, np.ndarray]] = []
         for patient in patient_ids:
             for name, digest in self._slides.get(patient, []):
                 read, _ = read_pairs(as_written(self.folder / name, digest))
-                n, versions, dim = read["augmented"].shape
-                parts.append((
-                    np.repeat(read["features"], versions, axis=0), read["augmented"].reshape(n * versions, dim),
-                    read["values"].reshape(n * versions, -1), read["positions"].reshape(n * versions, -1).astype(np.int64),
-                    np.full(n * versions, patient),
-                ))  # fmt: skip
+                n, versions, _ = read["augmented"].shape
+                each = {key: read[key].reshape(n * versions, -1) for key in ("augmented", "values", "positions")}
+                each["features"] = np.repeat(read["features"], versions, axis=0)
+                each["patients"] = np.full(n * versions, patient)
+                parts.append(each)
         if not parts:
             raise FeatureError("no training patient has pairs", where=self.folder, todo="run the rule `pairs` again")
-        arrays = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        return Pairs(*arrays, reach=REACH * self.settings.intensity)
+        whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return Pairs(
+            whole["features"], whole["augmented"], whole["values"], whole["positions"].astype(np.int64),
+            whole["patients"], reach=REACH * self.settings.intensity,
+        )  # fmt: skip

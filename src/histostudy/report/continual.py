@@ -12,7 +12,7 @@ from histostudy.report.numbers import count, listed
 Spec = Mapping[str, Any]
 METHODS = {
     "finetune": "trained on each task in turn, which forgets (gated ABMIL)",
-    "joint": "trained afresh at each step on all tasks so far, the upper bound (gated ABMIL)",
+    "joint": "trained afresh at each step on all tasks so far, usually the upper bound (gated ABMIL)",
     "replay": "rehearsing kept tiles of earlier patients (gated ABMIL)",
     "conslide": "ConSlide (Huang et al., ICCV 2023): a hierarchical transformer with rehearsal of regions",
     "comel": "our reading of CoMEL (2025): grouped double attention, with adapters kept off what earlier tasks "
@@ -42,11 +42,11 @@ def continual_paragraph(study: Spec) -> str:
         f"{ways}. In each task the epoch was chosen by its inner validation part; tiles were standardised by the first "
         "task's training part. After each task the test part of every task was predicted; the truth was not looked at "
         "before the last was learned. Two readings: the task of a patient is known, and the prediction is the "
-        "likeliest of its classes; or it is not, and the prediction is the likeliest of the classes of all tasks learned so far, "
-        "which is not given where patients have several tasks. Forgetting is the best accuracy on a task since it was "
-        "learned less that at the end (Chaudhry et al., ECCV 2018), backward transfer the accuracy at the end less "
-        "that when it was learned (Lopez-Paz and Ranzato, NeurIPS 2017), both means over all tasks but the last. "
-        "Patients were resampled within fold and task."
+        "likeliest of its classes; or it is not, and the prediction is the likeliest of the classes of all tasks "
+        "learned so far, which is not given where patients have several tasks. Forgetting is the best accuracy on a "
+        "task since it was learned less that at the end (Chaudhry et al., ECCV 2018), backward transfer the accuracy "
+        "at the end less that when it was learned (Lopez-Paz and Ranzato, NeurIPS 2017), both means over all tasks "
+        "but the last. Patients were resampled within fold and task."
     )
 
 

@@ -292,8 +292,7 @@ def _fit(
     for recipe in recipes:
         recipe.begin(Run(network, store, rows, targets, settings, seed, fit, pairs))
     extra = [recipe.extra.to(store.device) for recipe in recipes if recipe.extra is not None]
-    trained = [p for module in (network, *extra) for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    optimiser = _optimiser([p for module in (network, *extra) for p in module.parameters()], settings)
     step = Epoch(network, store, rows, targets, optimiser, settings, torch.Generator().manual_seed(seed), recipes)
     best, best_state, since = math.inf, None, 0
     history: list[dict[str, Any]] = []
@@ -325,6 +324,16 @@ def _fit(
     chosen = frame["val_loss"].idxmin() if val is not None and best_state is not None else len(frame) - 1
     frame["best"] = frame.index == chosen
     return frame
+
+
+def _optimiser(parameters: Sequence[torch.nn.Parameter], settings: Training) -> torch.optim.Optimizer:
+    """AdamW over what is trained; a parameter that says `_no_weight_decay` (a decay rate, a step size) has none."""
+    trained = [p for p in parameters if p.requires_grad]
+    spared = [p for p in trained if getattr(p, "_no_weight_decay", False)]
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if not getattr(p, "_no_weight_decay", False)]}]
+    if spared:
+        groups.append({"params": spared, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 @contextmanager

@@ -191,9 +191,7 @@ class TileStore:
             yield self._doubles(some)
 
     def _doubles(self, pieces: Sequence[slice]) -> Tensor:
-        numbers = torch.empty(
-            sum(map(_count, pieces)), self.dim, dtype=torch.float64, device=self.features.device
-        )
+        numbers = torch.empty(sum(map(_count, pieces)), self.dim, dtype=torch.float64, device=self.features.device)
         for part, one in zip(numbers.split(list(map(_count, pieces))), pieces, strict=True):
             part.copy_(self.features[one])
         return numbers

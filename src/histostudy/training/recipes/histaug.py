@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -100,10 +100,9 @@ class HistAug(Recipe):
         seed = derive_seed(run.seed, "histaug")
         self.generator, self.cosines = train_generator(pairs, self.settings, seed, run.store.device)
         self._draw = np.random.default_rng(derive_seed(run.seed, "histaug", "bags"))
-        logger.info(
-            "histaug: %d pairs of %d patients; cosines on those held out: %s", len(pairs), len(set(pairs.patients)),
-            ", ".join(f"{name.removeprefix('histaug_')} {value:.3f}" for name, value in columns_of(self.cosines).items()),
-        )  # fmt: skip
+        said = ", ".join(f"{name} {value:.3f}" for name, value in asdict(self.cosines).items())
+        patients = len(set(pairs.patients))
+        logger.info("histaug: %d pairs of %d patients; cosines on those held out: %s", len(pairs), patients, said)
         if self.cosines.generated <= self.cosines.original:
             logger.warning(
                 "histaug: the generator is no nearer to changed tiles than unchanged ones; more pairs or steps"
