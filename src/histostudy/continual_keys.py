@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -94,3 +95,35 @@ class CoMEL(Keys):
 
 
 Continual = Annotated[Finetune | Joint | Replay | ConSlide | CoMEL, Field(discriminator="method")]
+
+
+def check_sequence(sequence: Sequence[str], kinds: Mapping[str, str], methods: Mapping[str, Continual]) -> None:
+    """Refuse a sequence of tasks that cannot be learned.
+
+    Parameters
+    ----------
+    sequence : sequence of str
+        The study's.
+    kinds : mapping of str to str
+        Kind of each of its tasks.
+    methods : mapping of str to Continual
+        Its models with `continual`.
+
+    Raises
+    ------
+    ValueError
+        Saying which key is wrong.
+    """
+    if bool(sequence) != bool(methods):
+        raise ValueError("a sequence of tasks and a model with continual: give both, or neither")
+    if not sequence:
+        return
+    if "sequence" in kinds:
+        raise ValueError("task name 'sequence' is taken: it is the sequence's folder")
+    if len(set(sequence)) < max(2, len(sequence)):
+        raise ValueError(f"sequence {list(sequence)}: two tasks at least, each once")
+    if odd := [name for name in sequence if kinds.get(name) != "classification"]:
+        raise ValueError(f"sequence: {odd[0]!r} is not a classification task of this study")
+    for name, keys in methods.items():
+        if isinstance(keys, CoMEL) and (unknown := sorted(set(keys.negatives) - set(sequence))):
+            raise ValueError(f"models.{name}.continual.negatives: {unknown[0]!r} is not in the sequence")

@@ -14,29 +14,31 @@ Bags = tuple[BagBatch, Tensor]
 
 
 def near_or_far(seed: int, bags: int, *, plane: int = 0, effect: bool = True) -> Bags:
-    """Noise with two marker tiles, near (class 1) or far (0): in file order, or within a column of a square `plane` wide.
+    """Noise with two marker tiles, the second close behind the first (class 1) or far (0) in file order.
 
-    Every bag holds the same tiles up to noise, so that their order is all there is to see. Without `effect`, classes
-    are drawn.
+    In a square `plane` wide the second lies below the first instead, to its right (class 1) or left (0). Every bag
+    holds the same tiles up to noise, so that their places are all there is to see. Without `effect`, classes are drawn.
     """
     g = torch.Generator().manual_seed(seed)
     count = plane**2 or 16
-    spots = torch.arange(count)
-    grid = torch.stack([spots // plane, spots % plane], 1) if plane else spots[:, None]
+    rows, columns = torch.arange(count) // (plane or 1), torch.arange(count) % (plane or 1)
     y = torch.arange(bags) % 2
-    tiles, coords = 0.3 * torch.randn(bags, count, 3, generator=g), []
-    for bag, near in zip(tiles, y, strict=True):
+    tiles = 0.3 * torch.randn(bags, count, 3, generator=g)
+    for bag, near in zip(tiles, y.bool().tolist(), strict=True):
         while True:
             one, two = torch.randint(count, (2,), generator=g).sort().values.tolist()
-            apart, aside = int(grid[two, 0] - grid[one, 0]), int((grid[two, -1] - grid[one, -1]).abs())
-            if (apart == 1 if near else apart > (2 if plane else 5)) and not (plane and aside):
+            right = int(columns[two] - columns[one])
+            if (
+                (int(rows[two]) > int(rows[one]) and (right > 0 if near else right < 0))
+                if plane
+                else (two - one == 1 if near else two - one > 5)
+            ):
                 break
         bag[one, 0] += 2
         bag[two, 1] += 2
-        coords.append(100 * grid.flip(1))
     if not effect:
         y = torch.randint(2, (bags,), generator=g)
-    return BagBatch.pack(list(tiles), coords if plane else None), y
+    return BagBatch.pack(list(tiles), [100 * torch.stack([columns, rows], 1)] * bags if plane else None), y
 
 
 def auc(name: str, options: dict[str, Any], train: Bags, test: Bags, *, steps: int = 60, lr: float = 5e-3) -> float:

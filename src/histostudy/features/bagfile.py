@@ -117,7 +117,7 @@ def open_bags(folder: str | Path, sources: Mapping[str, Any] | None = None) -> B
     if sources is not None and made_from != json.loads(json.dumps(sources)):
         slide = next(s for s in sorted({*made_from, *sources}) if made_from.get(s) != _plain(sources.get(s)))
         raise FeatureError(f"the bags were made from other features (slide {slide})", where=path, todo=again)
-    mapped = {name: _map(folder / f"{name}.npy", facts_of, again) for name, facts_of in arrays.items()}
+    mapped: dict[str, Any] = {name: _map(folder / f"{name}.npy", facts_of, again) for name, facts_of in arrays.items()}
     return Bags(**mapped, **facts, digest=record["digest"])
 
 

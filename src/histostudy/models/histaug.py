@@ -48,9 +48,9 @@ class GeneratorSettings:
     blocks: int = 3
     heads: int = 4
     ratio: int = 4
-    steps: int = 1000
-    batch_size: int = 128
-    lr: float = 1e-3
+    steps: int = 500
+    batch_size: int = 64
+    lr: float = 3e-3
     weight_decay: float = 1e-5
     held_out: float = 0.2
 

@@ -3,14 +3,10 @@
 A factor a = 0 at the first token of a bag starts its state anew, exactly, so that one scan over the packed tokens
 serves bags of any lengths and nothing passes from one to the next. Products of factors are never divided by: over long
 bags they underflow. States are float32 under autocast, float64 where they are given so.
-
-Mamba's scan (Gu and Dao, 2023, section 3) has T x channels x states of them. Only blocks of these are ever there: the
-state at each block's start is kept, and what lies between is computed again for the gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import isqrt
 from typing import Any
@@ -23,10 +19,6 @@ from histostudy.models.layers import full_precision
 
 #: Numbers that one step of a scan handles at least, where the scan is long enough to be cut: a step's fixed cost.
 STEP = {"cpu": 1 << 12, "cuda": 1 << 18}
-#: Numbers of a block of states: a few such blocks lie in a CPU's cache, or in a small part of a GPU's memory.
-BLOCK = {"cpu": 1 << 17, "cuda": 1 << 24}
-#: Channels of a block of a plane at least.
-CHANNELS = 8
 
 
 def linear_scan(a: Tensor, b: Tensor, offsets: Tensor | None = None, *, reverse: bool = False) -> Tensor:
@@ -47,7 +39,7 @@ def linear_scan(a: Tensor, b: Tensor, offsets: Tensor | None = None, *, reverse:
         (T, ...) states, in float32 or better.
     """
     a, b = full_precision(a), full_precision(b, a)
-    starts = _bounds(offsets, len(a), a.device)
+    starts = bounds_of(offsets, len(a), a.device)
     ends = starts[1:] - 1 if reverse else starts[:-1]
     with torch.autocast(a.device.type, enabled=False):
         a = a.index_fill(0, ends, 0.0)
@@ -82,7 +74,7 @@ def local_backward_scan(a: Tensor, b: Tensor, window: int, offsets: Tensor | Non
     Tensor
         (T, ...), in float32 or better.
     """
-    windows = window_offsets(_bounds(offsets, len(a), a.device), window)
+    windows = window_offsets(bounds_of(offsets, len(a), a.device), window)
     with_own = linear_scan(a, b, windows, reverse=True)
     after = torch.cat([with_own[1:], torch.zeros_like(with_own[:1])])
     return full_precision(a).index_fill(0, windows[1:] - 1, 0.0) * after
@@ -107,81 +99,12 @@ def scan_2d(a: Tensor, b: Tensor) -> Tensor:
     return linear_scan(a, along)
 
 
-def selective_scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None, offsets: Tensor | None = None,
-    *, reverse: bool = False, window: int | None = None,
-) -> Tensor:  # fmt: skip
-    """y_t = C_t h_t + D x_t with h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, for each channel (Gu and Dao, 2023).
-
-    Parameters
-    ----------
-    x, dt : Tensor
-        (T, E) inputs and steps, of at least 0.
-    a : Tensor
-        (E, N) negative.
-    b, c : Tensor
-        (T, N) how a token is written to, and read from, the N states of each channel.
-    d : Tensor
-        (E,) share of the input that passes by; None for 0.
-    offsets : Tensor
-        (B + 1,) where the bags lie; None for one.
-    reverse : bool
-        From each bag's last token to its first.
-    window : int
-        Adds the scan the other way in windows of so many tokens, without the own input, to the states: LBMamba's.
-
-    Returns
-    -------
-    Tensor
-        (T, E), in float32 or better.
-    """
-    x, dt, a, b, c = (full_precision(value, x) for value in (x, dt, a, b, c))
-    bounds = _bounds(offsets, len(x), x.device)
-    with torch.autocast(x.device.type, enabled=False):
-        written, decay = dt * x, a.T.contiguous()
-
-        def scanned(bounds: Tensor, reverse: bool) -> Tensor:
-            if not reverse:
-                return _SelectiveScan.apply(dt, written, decay, b, c, bounds[:-1])
-            turned = [value.flip(0) for value in (dt, written, b, c)]
-            starts = len(x) - bounds[1:].flip(0)
-            return _SelectiveScan.apply(*turned[:2], decay, *turned[2:], starts).flip(0)
-
-        y = scanned(bounds, reverse)
-        if window is not None:
-            # the scan of a window has the own input in it, which the global one has already
-            y = y + scanned(window_offsets(bounds, window), not reverse) - (b * c).sum(1, keepdim=True) * written
-        return y if d is None else y + full_precision(d, x) * x
-
-
-def selective_scan_2d(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, shapes: Sequence[tuple[int, int]]
-) -> Tensor:
-    """y = C h + D x with the states of `scan_2d` over planes, packed one after the other, row by row.
-
-    Parameters
-    ----------
-    x, dt, a, b, c, d : Tensor
-        As for `selective_scan`, of the T cells of all planes.
-    shapes : sequence of (int, int)
-        Rows and columns of each plane.
-
-    Returns
-    -------
-    Tensor
-        (T, E), in float32 or better.
-    """
-    x, dt, a, b, c = (full_precision(value, x) for value in (x, dt, a, b, c))
-    with torch.autocast(x.device.type, enabled=False):
-        y = _SelectiveScan2D.apply(dt, dt * x, a.T.contiguous(), b, c, tuple(shapes))
-        return y if d is None else y + full_precision(d, x) * x
-
-
-def _bounds(offsets: Tensor | None, length: int, device: torch.device) -> Tensor:
+def bounds_of(offsets: Tensor | None, length: int, device: torch.device) -> Tensor:
+    """Where bags lie, (B + 1,): `offsets`, or one bag of `length` tokens."""
     return torch.tensor([0, length], device=device) if offsets is None else offsets
 
 
-def _steps(a: Tensor, h: Tensor, reverse: bool = False) -> None:
+def take_steps(a: Tensor, h: Tensor, reverse: bool = False) -> None:
     """In place in h (K, M, C): h_j += a_j h_{j-1} for j = 1 .. M-1, or from the end h_j += a_j h_{j+1}.
 
     Backwards, a may be one shorter: its last factor has nothing to act on.
@@ -195,7 +118,7 @@ def _steps(a: Tensor, h: Tensor, reverse: bool = False) -> None:
 
 
 def plain_steps(a: Tensor, h: Tensor, reverse: bool = False) -> None:
-    """`_steps` in PyTorch."""
+    """`take_steps` in PyTorch."""
     factors, states = a.unbind(1), h.unbind(1)
     if reverse:
         for j in range(len(states) - 2, -1, -1):
@@ -214,7 +137,7 @@ def _products(a: Tensor, reverse: bool) -> Tensor:
     return products
 
 
-def _scan(a: Tensor, h: Tensor, reverse: bool = False) -> None:
+def scan_in_place(a: Tensor, h: Tensor, reverse: bool = False) -> None:
     """In place: inputs h (T, C) become states.
 
     A narrow scan is cut into chunks that are scanned side by side from 0; what a chunk ends with goes on to the next
@@ -223,14 +146,14 @@ def _scan(a: Tensor, h: Tensor, reverse: bool = False) -> None:
     length, width = h.shape
     chunks = min(-(-STEP[h.device.type] // max(1, width)), isqrt(length))
     if chunks < 2:
-        _steps(a[None], h[None], reverse)
+        take_steps(a[None], h[None], reverse)
         return
     size = length // chunks
     rest = length - chunks * size
     # the tokens that no chunk takes are the last ones on the way
     part = slice(rest, None) if reverse else slice(0, length - rest)
     factors, states = a[part].unflatten(0, (chunks, size)), h[part].unflatten(0, (chunks, size))
-    _steps(factors, states, reverse)
+    take_steps(factors, states, reverse)
     products = _products(factors, reverse)
     end = 0 if reverse else -1
     plain_steps(products[None, :, end], states[None, :, end], reverse)
@@ -249,7 +172,7 @@ class _LinearScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, reverse: bool) -> Tensor:
         h = b.clone(memory_format=torch.contiguous_format)
-        _scan(a, h, reverse)
+        scan_in_place(a, h, reverse)
         ctx.save_for_backward(a, h)
         ctx.reverse = reverse
         return h
@@ -260,160 +183,9 @@ class _LinearScan(torch.autograd.Function):
         a, h = ctx.saved_tensors
         grad, before = grad.clone(memory_format=torch.contiguous_format), torch.zeros_like(h)
         if ctx.reverse:
-            _scan(torch.cat([a[:1], a[:-1]]), grad)
+            scan_in_place(torch.cat([a[:1], a[:-1]]), grad)
             before[:-1] = h[1:]
         else:
-            _scan(torch.cat([a[1:], a[-1:]]), grad, True)
+            scan_in_place(torch.cat([a[1:], a[-1:]]), grad, True)
             before[1:] = h[:-1]
         return grad * before, grad, None
-
-
-def _read(c: Tensor, h: Tensor) -> Tensor:
-    """Sum over states: (S, N) and (S, N, E) to (S, E)."""
-    return torch.bmm(c[:, None], h)[:, 0]
-
-
-def _written(h: Tensor, u: Tensor) -> Tensor:
-    """Sum over channels: (S, N, E) and (S, E) to (S, N)."""
-    return torch.bmm(u[:, None], h.transpose(1, 2))[:, 0]
-
-
-class _SelectiveScan(torch.autograd.Function):
-    """C_t h_t of dt, u = dt x (T, E), A transposed (N, E), B, C (T, N) and the places (B,) where bags start."""
-
-    @staticmethod
-    def forward(ctx: Any, dt: Tensor, u: Tensor, decay: Tensor, b: Tensor, c: Tensor, starts: Tensor) -> Tensor:
-        size = max(1, BLOCK[u.device.type] // decay.numel())
-        edges = [*range(0, len(u), size), len(u)]
-        cuts = torch.searchsorted(starts, torch.tensor(edges, device=u.device)).tolist()
-        y, first = torch.empty_like(u), u.new_zeros(len(edges) - 1, *decay.shape)
-        for i, (start, stop) in enumerate(pairwise(edges)):
-            part = slice(start, stop)
-            _, h = _block(dt[part], u[part], decay, b[part], starts[cuts[i] : cuts[i + 1]] - start, first[i])
-            y[part] = _read(c[part], h)
-            if stop < len(u):
-                first[i + 1] = h[-1]
-        ctx.save_for_backward(dt, u, decay, b, c, starts, first)
-        ctx.edges, ctx.cuts = edges, cuts
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dt, u, decay, b, c, starts, first = ctx.saved_tensors
-        grads = _Gradients(dt, u, decay, b, c)
-        after = torch.zeros_like(decay)  # what comes back into the last state of a block from the next one
-        with torch.autocast(grad.device.type, enabled=False):
-            for i, (start, stop) in reversed(list(enumerate(pairwise(ctx.edges)))):
-                part = slice(start, stop)
-                at = starts[ctx.cuts[i] : ctx.cuts[i + 1]] - start
-                a, h = _block(dt[part], u[part], decay, b[part], at, first[i])
-                back = c[part, :, None] * grad[part, None]
-                back[-1] += after
-                if len(back) > 1:
-                    _adjoint(a, back)
-                after = a[0] * back[0]
-                grads.c[part] = _written(h, grad[part])
-                a[1:] *= h[:-1]
-                a[0] *= first[i]
-                grads.add(part, slice(None), a.mul_(back), back)
-        return grads.dt, grads.u, grads.decay, grads.b, grads.c, None
-
-
-def _block(dt: Tensor, u: Tensor, decay: Tensor, b: Tensor, starts: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors and states (S, N, E) of a block of tokens after the state `first` (N, E)."""
-    a = (dt[:, None] * decay).exp_()
-    a.index_fill_(0, starts, 0.0)
-    h = b[:, :, None] * u[:, None]
-    h[0].addcmul_(a[0], first)
-    _scan(a.flatten(1), h.flatten(1))
-    return a, h
-
-
-def _adjoint(a: Tensor, back: Tensor) -> None:
-    """In place in `back` (S, N, E): back_t += a_{t+1} back_{t+1}."""
-    factors, states = a[1:].flatten(1), back.flatten(1)
-    states[-2].addcmul_(factors[-1], states[-1])
-    _scan(factors, states[:-1], True)
-
-
-class _Gradients:
-    """Gradients of what makes factors and inputs, put together block by block."""
-
-    def __init__(self, dt: Tensor, u: Tensor, decay: Tensor, b: Tensor, c: Tensor) -> None:
-        self.values = dt, u, decay, b
-        self.dt, self.u, self.c = torch.empty_like(dt), torch.empty_like(u), torch.zeros_like(c)
-        self.decay, self.b = torch.zeros_like(decay), torch.zeros_like(b)
-
-    def add(self, part: slice, channels: slice, power: Tensor, back: Tensor) -> None:
-        """Take the gradients (S, N, E) of the exponents dt A and of the inputs of some tokens and channels."""
-        dt, u, decay, b = self.values
-        self.dt[part, channels] = (power * decay[:, channels]).sum(1)
-        self.decay[:, channels] += (power * dt[part, None, channels]).sum(0)
-        self.u[part, channels] = _read(b[part], back)
-        self.b[part] += _written(back, u[part, channels])
-
-
-class _SelectiveScan2D(torch.autograd.Function):
-    """As `_SelectiveScan`, over planes of (rows, columns): plane by plane, some channels at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, dt: Tensor, u: Tensor, decay: Tensor, b: Tensor, c: Tensor, shapes: tuple[tuple[int, int], ...]
-    ) -> Tensor:
-        y = torch.empty_like(u)
-        for part, channels, shape in _planes(u, len(decay), shapes):
-            a, h = _plane(dt[part, channels], u[part, channels], decay[:, channels], b[part], shape)
-            _steps(*_downwards(a, h, shape))
-            y[part, channels] = _read(c[part], h)
-        ctx.save_for_backward(dt, u, decay, b, c)
-        ctx.shapes = shapes
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dt, u, decay, b, c = ctx.saved_tensors
-        grads = _Gradients(dt, u, decay, b, c)
-        with torch.autocast(grad.device.type, enabled=False):
-            for part, channels, shape in _planes(u, len(decay), ctx.shapes):
-                a, along = _plane(dt[part, channels], u[part, channels], decay[:, channels], b[part], shape)
-                h = along.clone()
-                _steps(*_downwards(a, h, shape))
-                back = c[part, :, None] * grad[part, None, channels]
-                grads.c[part] += _written(h, grad[part, channels])
-                rows, columns = shape
-                up, planes = a.view(1, rows, -1), back.view(1, rows, -1)
-                _steps(up[:, 1:], planes, True)
-                power = torch.zeros_like(a)  # of the factors so far: back times the state before
-                power.view(rows, -1)[1:] = back.view(rows, -1)[1:] * h.view(rows, -1)[:-1]
-                _steps(a.view(rows, columns, -1)[:, 1:], back.view(rows, columns, -1), True)
-                lines = [value.view(rows, columns, -1) for value in (power, back, along)]
-                lines[0][:, 1:].addcmul_(lines[1][:, 1:], lines[2][:, :-1])
-                grads.add(part, channels, power.mul_(a), back)
-        return grads.dt, grads.u, grads.decay, grads.b, grads.c, None
-
-
-def _planes(
-    u: Tensor, states: int, shapes: Sequence[tuple[int, int]]
-) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
-    """Cells of each plane, channels of a block of it, and its shape."""
-    start = 0
-    for rows, columns in shapes:
-        part = slice(start, start := start + rows * columns)
-        size = max(CHANNELS, BLOCK[u.device.type] // (rows * columns * states))
-        for first in range(0, u.shape[1], size):
-            yield part, slice(first, first + size), (rows, columns)
-
-
-def _plane(dt: Tensor, u: Tensor, decay: Tensor, b: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Factors and the states along rows (cells, N, E) of a plane."""
-    a = (dt[:, None] * decay).exp_()
-    along = b[:, :, None] * u[:, None]
-    _steps(a.view(*shape, -1), along.view(*shape, -1))
-    return a, along
-
-
-def _downwards(a: Tensor, h: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """A plane's cells as one scan of whole rows."""
-    return a.view(1, shape[0], -1), h.view(1, shape[0], -1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from histostudy.models.batch import BagBatch
 from histostudy.models.mamba import MambaAggregator, MambaOptions, Path, turned
 from histostudy.models.registry import AGGREGATORS, is_count, require
-from histostudy.models.scan import selective_scan
+from histostudy.models.selective_scan import selective_scan
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from histostudy.models.batch import BagBatch
 from histostudy.models.mamba import MambaAggregator, MambaOptions, Path
 from histostudy.models.registry import AGGREGATORS, is_count, require
-from histostudy.models.scan import selective_scan_2d
+from histostudy.models.selective_scan import selective_scan_2d
 
 
 @dataclass(frozen=True)
