@@ -53,8 +53,8 @@ MHIM = {"version": 2, "warmup": 30, "score": "attention"}
 ATTENTION_MODELS = {
     name: {"aggregator": name}
     for name in (
-        "mean", "max", "abmil", "clam_sb", "clam_mb", "dsmil", "self_vit_mil", "dtfd", "transmil", "rrt", "ilra", "wikg",
-        "gnn_vitcap", "mixed_magnification", "mambamil", "mamba2d", "lbmamba", "otsurv", "panther", "token_merging",
+        "mean", "max", "abmil", "clam_sb", "clam_mb", "dsmil", "self_vit_mil", "dtfd", "transmil", "rrt", "ilra",
+        "wikg", "gnn_vitcap", "mixed_magnification", "mambamil", "mamba2d", "lbmamba", "otsurv", "panther", "token_merging",
     )
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
@@ -171,8 +171,8 @@ PLACED = {
 }
 EVERYONE = ATTENTION_MODELS | RECIPES
 SOME = {name: EVERYONE[name] for name in (
-    "abmil", "mean", "clam_sb", "dtfd", "transmil", "mambamil", "abmil_twice", "abmil_aem", "abmil_mhim", "abmil_packmil",
-    "abmil_mixup", "abmil_instance_dropout", "abmil_ensemble",
+    "abmil", "mean", "clam_sb", "dtfd", "transmil", "mambamil", "abmil_twice", "abmil_aem", "abmil_mhim",
+    "abmil_packmil", "abmil_mixup", "abmil_instance_dropout", "abmil_ensemble",
 )}  # fmt: skip
 PROBLEMS = {
     "hard_witnesses": Problem(hard_witnesses, 100, EVERYONE, SHORT),
@@ -270,8 +270,10 @@ def table_of(runs: pd.DataFrame) -> pd.DataFrame:
     for (problem, model), mine in runs.groupby(["problem", "model"], sort=False):
         apart = (mine.set_index(["problem", "seed"])["auc"] - control).dropna()
         row = {"problem": problem, "model": model, "auc": mine["auc"].mean(), "sd": mine["auc"].std()}
-        row |= {"difference": apart.mean(), "difference_sd": apart.std(), "better": f"{int((apart > 0).sum())}/{len(apart)}"}
-        row |= {name: mine[name].mean() if name in mine else math.nan for name in ("hard", "tile", "entropy", "seconds")}
+        row |= {"difference": apart.mean(), "difference_sd": apart.std()}
+        row["better"] = f"{int((apart > 0).sum())}/{len(apart)}"
+        for name in ("hard", "tile", "entropy", "seconds"):
+            row[name] = mine[name].mean() if name in mine else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -13,7 +13,7 @@ ORDER = [
     "figures", "report", "provenance", "simulate", "verbs",
 ]  # fmt: skip
 #: Modules beside the folders that may know all of them.
-TOP = {"cli.py", "plan.py"}
+TOP = {"cli.py", "cli_cohort.py", "plan.py"}
 
 
 def _imports(file: Path) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from histostudy import __version__, log
+from histostudy.cli_cohort import StudyFile, cohort_app
 from histostudy.errors import BadSlideError, ConfigError, StudyError
 
 app = typer.Typer(
@@ -19,10 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-cohort_app = typer.Typer(help="Make and check a cohort's tables.", no_args_is_help=True)
 app.add_typer(cohort_app, name="cohort")
 
-StudyFile = Annotated[Path, typer.Option("--study", help="Study file.", show_default=False)]
 MaybeStudy = Annotated[Path | None, typer.Option("--study", help="Study file: work on a shard of its slides.")]
 Shard = Annotated[str | None, typer.Option("--shard", help="Shard I of N, as I/N.", metavar="I/N")]
 SlideArg = Annotated[Path | None, typer.Argument(help="A slide, to work on it alone.", show_default=False)]
@@ -213,71 +212,6 @@ def index(
     (verbs.join_slides if what == "slides" else verbs.join_features)(study, shards)
 
 
-@cohort_app.command("summary")
-def cohort_summary(study: StudyFile) -> None:
-    """Write the flow of exclusions and Table 1 of a study."""
-    from histostudy.verbs.tables import summarise
-
-    summarise(study)
-
-
-@cohort_app.command("folder")
-def cohort_folder(
-    folder: Annotated[Path, typer.Argument(help="Folder of slides, searched with its subfolders.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: slides.csv.")],
-    patient: Annotated[str | None, typer.Option(help="Regular expression: its group in the id is the patient.")] = None,
-) -> None:
-    """Write slides.csv for a folder of slides."""
-    from histostudy.cohort.folder import slides_of_folder
-    from histostudy.files import write_table
-
-    write_table(output, slides_of_folder(folder, output, patient))
-
-
-@cohort_app.command("tcga")
-def cohort_tcga(
-    folder: Annotated[Path, typer.Argument(help="Folder of slides or features named by barcode.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the tables into.")],
-    cdr: Annotated[Path, typer.Option(help="TCGA clinical data resource, CSV.")],
-    mutations: Annotated[Path | None, typer.Option(help="Gene by sample mutations, TSV.")] = None,
-    subtypes: Annotated[Path | None, typer.Option(help="Molecular subtypes, CSV.")] = None,
-    expression: Annotated[Path | None, typer.Option(help="Patient by gene expression, CSV.")] = None,
-    gene: Annotated[list[str] | None, typer.Option(help="Gene whose mutation becomes a column; repeat.")] = None,
-    project: Annotated[list[str] | None, typer.Option(help="Keep this project (LUAD); repeat. Default: all.")] = None,
-) -> None:
-    """Write slides.csv, patients.csv and expression.csv from TCGA's own tables."""
-    from histostudy.cohort.tcga import build_tcga
-
-    build_tcga(
-        folder, cdr, mutations=mutations, subtypes=subtypes, expression=expression, genes=gene, out=output,
-        projects=project,
-    )  # fmt: skip
-
-
-@cohort_app.command("published")
-def cohort_published(
-    name: Annotated[str, typer.Argument(help="mcat, otsurv, hist2rna, her2st or porpoise.")],
-    source: Annotated[Path, typer.Argument(help="Folder with the released files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the tables into.")],
-    cohort: Annotated[str | None, typer.Option(help="porpoise: the cohort, such as brca.")] = None,
-) -> None:
-    """Write study tables from what a paper released: patients, folds, predictions, omics."""
-    from histostudy.cohort.papers import build_published
-
-    build_published(name, source, output, cohort)
-
-
-@cohort_app.command("benchmark")
-def cohort_benchmark(
-    table: Annotated[Path, typer.Argument(help="CSV of instances: label, bag, numbers; such as musk1.csv.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the tables and features into.")],
-) -> None:
-    """Write tables and features of the classic benchmark bags of multiple-instance learning."""
-    from histostudy.cohort.benchmarks import build_benchmark
-
-    build_benchmark(table, output)
-
-
 @app.command()
 def split(study: StudyFile) -> None:
     """Draw or read the folds and audit them."""
@@ -312,6 +246,22 @@ def evaluate(study: StudyFile, task: Annotated[str, typer.Option(help="Task of t
     from histostudy.verbs.models import evaluate_task_of_study
 
     evaluate_task_of_study(study, task)
+
+
+@app.command()
+def learn(study: StudyFile, model: Annotated[str, typer.Option(help="Model with `continual`.")]) -> None:
+    """Train a model on the study's sequence of tasks, one after the other, all folds in one process."""
+    from histostudy.verbs.sequence import learn_sequence
+
+    learn_sequence(study, model)
+
+
+@app.command("evaluate-sequence")
+def evaluate_sequence(study: StudyFile) -> None:
+    """Score the models that learned the sequence: accuracy, forgetting, backward transfer, with intervals."""
+    from histostudy.verbs.sequence import evaluate_sequence_of_study
+
+    evaluate_sequence_of_study(study)
 
 
 @app.command()

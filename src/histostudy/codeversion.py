@@ -16,7 +16,10 @@ PACKAGE = __package__
 #: Imported everywhere and without effect on a result: what is said, not what is computed. The study's keys are
 #: here because their values are in every identity anyway.
 NEUTRAL = frozenset(
-    {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("log", "errors", "layout", "study", "studyfile", "tasks"))}
+    {
+        PACKAGE,
+        *(f"{PACKAGE}.{name}" for name in ("log", "errors", "layout", "study", "studyfile", "tasks", "continual_keys")),
+    }
 )
 
 

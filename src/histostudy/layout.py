@@ -116,6 +116,10 @@ class Layout:
         """Out-of-fold predictions of a model on a task."""
         return self.home / "predictions" / task / f"{model}.parquet"
 
+    def sequence(self, table: str) -> Path:
+        """Table of the tasks learned in sequence: ``metrics``, ``matrix``, ``course`` or ``comparison``."""
+        return self.home / "tables" / f"sequence_{table}.csv"
+
     def transfer(self, model: str) -> Path:
         """Table of a model's runs on each survival task, tried on the others."""
         return self.home / "tables" / f"transfer_{model}.csv"

@@ -39,6 +39,8 @@ STAGES = {
     "train": ("histostudy.verbs.tables", "histostudy.training.stage", "histostudy.features.bagfile"),
     "evaluate": ("histostudy.verbs.tables", "histostudy.evaluation.stage"),
     "transfer": ("histostudy.verbs.tables", "histostudy.verbs.transfer"),
+    "learn": ("histostudy.verbs.tables", "histostudy.training.continual.sequence", "histostudy.features.bagfile"),
+    "sequence": ("histostudy.verbs.tables", "histostudy.evaluation.continual"),
     "overview": ("histostudy.verbs.overview",),
     "figures": ("histostudy.verbs.figures",),
     "report": ("histostudy.verbs.report",),
@@ -113,6 +115,11 @@ class Plan:
                 "seed": self.study.seed,
             }
         )
+
+    def learner_settings(self, model: str) -> str:
+        """Digest of all settings that the runs of a model on the sequence depend on."""
+        tasks = [self.study.task(name).model_dump(mode="json", exclude=EVALUATED_ONLY) for name in self.study.sequence]
+        return digest_of([self.study.models[model].model_dump(mode="json"), tasks, self.study.seed])
 
     def model_inputs(self, task: str, model: str) -> list[str]:
         """Files that a model's runs depend on beside the cohort's: foreign predictions, runs of its sources, pairs."""

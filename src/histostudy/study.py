@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from histostudy.continual_keys import Continual, check_sequence
 from histostudy.tasks import Keys, Name, Task
 
 #: Models every table holds beside the study's own: the trivial controls.
@@ -230,6 +231,9 @@ class Model(Keys):
         description="CSV of out-of-fold predictions, scored as they are: patient_id [, task, repeat, fold] and risk, "
         "prob_<class>, prediction or pred_<gene>.",
     )
+    continual: Continual | None = Field(
+        None, description="It learns the tasks of the study's `sequence` one after the other, by this method."
+    )
     modalities: list[Name] = Field(default_factory=list, description="The study's modalities that it sees.")
     fusion: Literal["concat", "bilinear"] = Field(
         "concat", description="How modalities join an aggregator that has no way of its own."
@@ -243,8 +247,10 @@ class Model(Keys):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Model:
-        if (self.aggregator is None) == (self.predictions is None):
-            raise ValueError("give aggregator, or predictions made elsewhere")
+        if sum(one is not None for one in (self.aggregator, self.predictions, self.continual)) != 1:
+            raise ValueError("give aggregator, or predictions made elsewhere, or continual")
+        if self.continual is not None and (self.recipe or self.modalities or self.sources):
+            raise ValueError("a model with continual takes options and training only")
         if self.predictions is not None and (self.options or self.recipe or self.modalities or self.sources):
             raise ValueError("predictions made elsewhere take no other key")
         return self
@@ -258,6 +264,9 @@ class Compare(Keys):
     correction: Literal["holm", "none"] = "holm"
     transfer: list[Name] = Field(
         default_factory=list, description="Models whose runs on each survival task are tried on the other tasks."
+    )
+    sequence: Name | None = Field(
+        None, description="Model that the others which learn the sequence are compared with (default: the first)."
     )
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
@@ -273,6 +282,10 @@ class Study(Keys):
     features: Features = Field(default_factory=lambda: Features())
     splits: Splits = Field(default_factory=lambda: Splits())
     tasks: list[Task] = Field(default_factory=list)
+    sequence: list[Name] = Field(
+        default_factory=list,
+        description="Classification tasks in the order in which models with `continual` learn them.",
+    )
     modalities: dict[Name, Modality] = Field(default_factory=dict)
     models: dict[Name, Model] = Field(default_factory=dict)
     compare: Compare = Field(default_factory=lambda: Compare())
@@ -289,11 +302,24 @@ class Study(Keys):
         if any(task.kind == "expression" and task.level == "spot" for task in self.tasks) and self.tiles.spots is None:
             raise ValueError("a task at the level of spots needs tiles.spots")
         self._check_models()
+        self._check_sequence()
         return self
 
+    def _check_sequence(self) -> None:
+        methods = {name: model.continual for name, model in self.models.items() if model.continual is not None}
+        check_sequence(self.sequence, {task.name: task.kind for task in self.tasks}, methods)
+        if methods and not self.has_slides:
+            raise ValueError("models with continual look at tiles: give cohort.slides")
+        self.compare.sequence = self.compare.sequence or next(iter(methods), None)
+        if self.compare.sequence is not None and self.compare.sequence not in methods:
+            raise ValueError(f"compare.sequence {self.compare.sequence!r} is not a model with continual")
+
     def _check_models(self) -> None:
-        if self.compare.reference is None and self.models:
-            self.compare.reference = next(iter(self.models))
+        of_tasks = [name for name in self.models if name not in self.learners]
+        if self.compare.reference is None and of_tasks:
+            self.compare.reference = of_tasks[0]
+        if self.compare.reference in self.learners:
+            raise ValueError(f"compare.reference {self.compare.reference!r} learns the sequence; see compare.sequence")
         # the linear model on the mean of the tiles is a control of every table
         if self.models and self.has_slides and not any(m.aggregator == "mean" for m in self.models.values()):
             if "mean" in self.models:
@@ -320,6 +346,11 @@ class Study(Keys):
             raise ValueError(f"compare.transfer: {lone[0]!r} is not a model of tiles alone")
         if self.compare.transfer and sum(task.kind == "survival" for task in self.tasks) < 2:
             raise ValueError("compare.transfer needs two survival tasks")
+
+    @property
+    def learners(self) -> list[str]:
+        """Models that learn the sequence; no task has runs of them."""
+        return [name for name, model in self.models.items() if model.continual is not None]
 
     @property
     def has_slides(self) -> bool:
@@ -355,4 +386,4 @@ class Study(Keys):
     def model_names(self, task: str) -> list[str]:
         """Models of a task, controls first; `clinical` only where the task names covariates."""
         controls = ["prior", "clinical"] if self.task(task).adjust else ["prior"]
-        return [*controls, *self.models]
+        return [*controls, *(name for name in self.models if name not in self.learners)]

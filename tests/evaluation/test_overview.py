@@ -17,8 +17,9 @@ def scores(task: str, **estimates: float) -> pd.DataFrame:
 
 
 def apart(task: str, reference: str, **differences: float) -> pd.DataFrame:
-    return pd.DataFrame([{"task": task, "model": m, "reference": reference, "metric": "auroc", "difference": d,
-                          "low": d - 0.1, "high": d + 0.1, "p": 0.5, "p_adjusted": 1.0} for m, d in differences.items()])  # fmt: skip
+    same = {"task": task, "reference": reference, "metric": "auroc", "p": 0.5, "p_adjusted": 1.0}
+    rows = [same | {"model": m, "difference": d, "low": d - 0.1, "high": d + 0.1} for m, d in differences.items()]
+    return pd.DataFrame(rows)
 
 
 def test_a_row_holds_estimate_difference_and_cost() -> None:

@@ -304,6 +304,34 @@ def overview(count: int = 5, tasks: int = 5) -> tuple[pd.DataFrame, pd.DataFrame
     return table, rank_table(table)
 
 
+STEPS = ["brca_subtype", "lung_subtype_of_two", "kidney", "colon_msi", "stomach", "brain"]
+
+
+def continual_matrix(models: int = 5, tasks: int = 4) -> pd.DataFrame:
+    rng = np.random.default_rng(models)
+    rows = []
+    for model in names(models):
+        for reading in ("task", "class"):
+            for t, learned in enumerate(STEPS[:tasks]):
+                for j, task in enumerate(STEPS[:tasks]):
+                    if reading == "class" and j > t:
+                        continue
+                    value = float(np.clip(0.9 - 0.1 * (t - j) + rng.normal(0, 0.05), 0, 1)) if j <= t else 0.5
+                    rows.append({"model": model, "reading": reading, "learned": learned, "task": task,
+                                 "estimate": value, "low": value - 0.06, "high": value + 0.06,
+                                 "n": 120 + 7 * j})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def continual_course(models: int = 5, tasks: int = 4) -> pd.DataFrame:
+    cells = continual_matrix(models, tasks)
+    past = cells[[STEPS.index(j) <= STEPS.index(t) for t, j in zip(cells["learned"], cells["task"], strict=True)]]
+    kept = past.groupby(["model", "reading", "learned"], sort=False)
+    table = kept.agg(estimate=("estimate", "mean"), low=("low", "mean"), high=("high", "mean"), n=("n", "sum"))
+    table = table.reset_index()
+    return table.assign(steps=[1 + STEPS.index(t) for t in table["learned"]])
+
+
 def drawn(count: int = 5) -> dict[str, Any]:
     """Each figure of these tables, drawn with `count` models."""
     draw = {name: entry.draw for name in FIGURES for entry in [FIGURES[name]]}
@@ -324,6 +352,8 @@ def drawn(count: int = 5) -> dict[str, Any]:
         "subtype_survival": draw["subtype_survival"](subtype_km(count), scores=subtype_scores(count)),
         "within_patient": draw["within_patient"](within(count)),
         "modalities": draw["modalities"](modalities()),
+        "continual_matrix": draw["continual_matrix"](continual_matrix(count)),
+        "continual_course": draw["continual_course"](continual_course(count)),
         "model_overview": draw["model_overview"](overview(count)[0], ranks=overview(count)[1]),
     }
 

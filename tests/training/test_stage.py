@@ -17,7 +17,8 @@ from histostudy.errors import ModelError, TableError
 from histostudy.files import sha256
 from histostudy.studyfile import parse_study
 from histostudy.training.attention import attention_of
-from histostudy.training.stage import EPOCHS, FILES, _Trainer, looks_at_tiles, train_model
+from histostudy.training.runfolder import EPOCHS, FILES
+from histostudy.training.stage import _Trainer, looks_at_tiles, train_model
 
 QUICK = {"epochs": 3, "batch_size": 16}
 
@@ -212,12 +213,12 @@ def test_lung_subtypes_from_real_bags(tcga_bags: Callable, tmp_path: Path) -> No
 
 
 def test_runs_of_folds_that_are_no_more_are_deleted(tmp_path: Path) -> None:
-    from histostudy.training.stage import _forget
+    from histostudy.training.runfolder import forget
 
     for name in ("r0f0", "r0f1", "r0f2"):
         (tmp_path / name).mkdir()
     (tmp_path / "runs.parquet").write_text("")
-    _forget(tmp_path, {"r0f0", "r0f1"})
+    forget(tmp_path, {"r0f0", "r0f1"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r0f0", "r0f1", "runs.parquet"]
 
 

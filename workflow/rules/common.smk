@@ -71,6 +71,12 @@ def model_inputs(wildcards):
     return PLAN.model_inputs(wildcards.task, wildcards.model)
 
 
+def learned():
+    """Tables of the models that learned the sequence."""
+    names = ("metrics", "matrix", "course", "comparison")
+    return [str(PLAN.layout.sequence(name)) for name in names] if STUDY.sequence else []
+
+
 def transfers():
     """Tables of the models that are tried on the other tasks."""
     return [str(PLAN.layout.transfer(model)) for model in STUDY.compare.transfer]

@@ -131,6 +131,59 @@ rule evaluate:
         "histostudy evaluate --study {params.study} --task {wildcards.task} > {log} 2>&1"
 
 
+if STUDY.sequence:
+
+    rule learn:
+        input:
+            tables=PLAN.tables,
+            index=INDEX,
+            bags=BAGS,
+            splits=f"{HOME}/splits.csv",
+        output:
+            f"{HOME}/runs/sequence/{{model}}/runs.parquet",
+        log:
+            f"{LOGS}/learn/{{model}}.log",
+        benchmark:
+            f"{LOGS}/benchmarks/learn/{{model}}.tsv"
+        retries: 1
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            gpu=gpus_of_model,
+        params:
+            study=PLAN.file,
+            settings=lambda wildcards: PLAN.learner_settings(wildcards.model),
+            code=PLAN.code("learn"),
+        shell:
+            "histostudy learn --study {params.study} --model {wildcards.model} > {log} 2>&1"
+
+    rule sequence:
+        input:
+            tables=PLAN.tables,
+            index=INDEX,
+            splits=f"{HOME}/splits.csv",
+            runs=[f"{HOME}/runs/sequence/{model}/runs.parquet" for model in STUDY.learners],
+        output:
+            learned(),
+        log:
+            f"{LOGS}/sequence.log",
+        benchmark:
+            f"{LOGS}/benchmarks/sequence.tsv"
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=4000,
+        params:
+            study=PLAN.file,
+            settings=PLAN.settings("compare", "seed", "tasks", "sequence"),
+            code=PLAN.code("sequence"),
+        shell:
+            "histostudy evaluate-sequence --study {params.study} > {log} 2>&1"
+
+
 rule transfer:
     input:
         runs=lambda wildcards: [f"{HOME}/runs/{t.name}/{wildcards.model}/runs.parquet" for t in STUDY.tasks],
@@ -191,6 +244,7 @@ rule figures:
         metrics=results_of_study("metrics"),
         comparison=results_of_study("comparison"),
         transfer=transfers(),
+        sequence=learned(),
         overview=[*rules.overview.output] if STUDY.tasks else [],
     output:
         figure_files(),
@@ -220,6 +274,7 @@ rule report:
         metrics=results_of_study("metrics"),
         comparison=results_of_study("comparison"),
         overview=[*rules.overview.output] if STUDY.tasks else [],
+        sequence=learned(),
         figures=rules.figures.output,
     output:
         report(f"{HOME}/report.html", caption="../report/report.rst", category="Report", labels={"page": "whole study"}),

@@ -12,6 +12,7 @@ from histostudy.figures import (  # noqa: F401  (each registers itself)
     comparison_forest,
     confusion,
     contact_sheet,
+    continual,
     cox_forest,
     decision_curve,
     epoch_choice,

@@ -83,4 +83,6 @@ def label_of(metric: str) -> tuple[str, float | None]:
     """Title of a metric, and what a useless model reaches."""
     if metric.startswith("auroc_td@"):
         return f"AUROC at {metric.split('@')[1]} days", 0.5
+    if metric.startswith("auroc@"):
+        return f"AUROC of {metric.split('@')[1]} or more", 0.5
     return LABELS.get(metric, (metric, None))

@@ -25,10 +25,10 @@ COSTS = ((6, "mean\nrank"), (36, "s a\nrun"), (70, "weights"))
     table="models",
     category="results",
     caption="Difference of each model from the reference in each task, on the same resamples of the same patients, "
-    "with its bootstrap interval; right of zero the model is better. Filled: p below 0.05, corrected over the models of "
-    "the task (not over tasks). Under each task the reference's own estimate. Right: mean rank over tasks (1 is best), "
-    "and medians over runs of the seconds that one run took and of the number of trained weights. Models are in the "
-    "order of their mean rank, controls among them.",
+    "with its bootstrap interval; right of zero the model is better. Filled: p below 0.05, corrected over the models "
+    "of the task (not over tasks). Under each task the reference's own estimate. Right: mean rank over tasks (1 is "
+    "best), and medians over runs of the seconds that one run took and of the number of trained weights. Models are in "
+    "the order of their mean rank, controls among them.",
 )
 def model_overview(table: pd.DataFrame, *, ranks: pd.DataFrame) -> Figure:
     """Draw the tables of `histostudy.evaluation.overview`.

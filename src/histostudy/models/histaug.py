@@ -207,7 +207,8 @@ class Cosines:
 
     original : of the tile's and its changed version's; what doing nothing reaches.
     generated : of the generated and the changed version's.
-    wrong : the same, told the changes of another pair; near `original`, or what it is told is not used.
+    wrong : the same, told the changes of another pair: well below `generated`, or what it is told is not used. It falls
+        back to `original` where changes have no effect in common, and stays above it where they have (blur, erosion).
     identity : of the tile's, and those generated when told that nothing is done.
     """
 

@@ -132,7 +132,7 @@ class MILModel(nn.Module):
         """The same bags, tiles and tables standardised by the training part."""
         return replace(
             batch,
-            features=(batch.features - self.mean) / self.scale,
+            features=(batch.features - self.mean).div_(self.scale),
             modalities={name: scale(batch.modalities[name]) for name, scale in self.tables.items()},
         )
 

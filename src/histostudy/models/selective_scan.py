@@ -1,7 +1,7 @@
 """Mamba's selective scan over packed bags and over planes (Gu and Dao, Mamba, 2023, section 3; 2DMamba, CVPR 2025).
 
-It has T x channels x states of numbers. Only blocks of them are ever there: the state at each block's start is kept, and
-what lies between is computed again for the gradient.
+It has T x channels x states of numbers. Only blocks of them are ever there: the state at the start of each block is
+kept, and what lies between is computed again for the gradient.
 """
 
 from __future__ import annotations

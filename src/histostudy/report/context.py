@@ -75,6 +75,8 @@ class ReportContext:
         A task's comparisons: model, reference, metric, difference, low, high, p, p_adjusted.
     overview, ranks : DataFrame, optional
         All models over all tasks, and their ranks (`histostudy.evaluation.overview`).
+    sequence : DataFrame, optional
+        Metrics of the tasks learned in sequence (`histostudy.evaluation.continual`).
     figures : sequence of FigureItem
     slides : DataFrame, optional
         One row a slide, with at least slide_id and status; other columns are shown where they are known.
@@ -103,6 +105,7 @@ class ReportContext:
     comparison: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     overview: pd.DataFrame | None = None
     ranks: pd.DataFrame | None = None
+    sequence: pd.DataFrame | None = None
     figures: Sequence[FigureItem] = ()
     slides: pd.DataFrame | None = None
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from histostudy.report.continual import continual_paragraph
 from histostudy.report.modelling import (
     inner_choice,
     is_foreign,
@@ -50,7 +51,8 @@ def methods_paragraphs(
     if study.get("tasks"):
         paragraphs += [
             _tasks(study), _splits(study, counts), modalities_paragraph(study), models_paragraph(study),
-            training_paragraph(study), _statistics(study, counts), _survival(study, tasks or {}),
+            training_paragraph(study), continual_paragraph(study), _statistics(study, counts),
+            _survival(study, tasks or {}),
         ]  # fmt: skip
     paragraphs.append(_software(study, software or {}))
     return [p for p in paragraphs if p]

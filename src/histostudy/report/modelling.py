@@ -16,8 +16,8 @@ FUSIONS = {"concat": "by concatenation", "bilinear": "by gated bilinear fusion (
 
 
 def models_of(study: Spec) -> dict[str, Spec]:
-    """The study's models by name, without the controls."""
-    return dict(study.get("models") or {})
+    """The study's models of single tasks by name, without the controls."""
+    return {name: model for name, model in (study.get("models") or {}).items() if not model.get("continual")}
 
 
 def is_foreign(model: Spec) -> bool:

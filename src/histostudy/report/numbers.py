@@ -83,10 +83,12 @@ def p_value(value: Any) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """A metric's name for a reader; `auroc_td@365` is the AUROC at a time."""
+    """A metric's name for a reader; `auroc_td@365` is the AUROC at a time, `auroc@10` that of values from 10."""
     name, _, days = metric.partition("@")
     if days and name in AT_A_TIME:
         return f"{AT_A_TIME[name]} at {int(days):,} d"
+    if days and name == "auroc":
+        return f"AUROC of {days} or more"
     return METRICS.get(metric, (metric, 3))[0]
 
 

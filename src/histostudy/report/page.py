@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from histostudy.evaluation.comparison import MAIN_METRIC
 from histostudy.report.context import MEDIA, FigureItem, ReportContext
+from histostudy.report.continual import continual_table
 from histostudy.report.findings import CONTROLS, key_findings, main_rows, shown_model, what_it_is
 from histostudy.report.forest import forest_svg
 from histostudy.report.methods import drawn, has_slides, methods_paragraphs
@@ -84,6 +85,7 @@ def _page(context: ReportContext) -> dict[str, Any]:
         "table_one": table_one(context.table_one) if context.table_one is not None else None,
         "splits": splits_and_leakage(context),
         "overview": _overview(context),
+        "sequence": plain_table(continual_table(context.sequence)) if context.sequence is not None else None,
         "tasks": [t for t in tasks if t["tables"] or t["figures"]],
         "figures": [_figure(f) for f in context.figures if f.task is None],
         "slides": slide_table(context) if context.slides is not None else None,
@@ -269,7 +271,7 @@ def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("findings", "Key findings", page["findings"]), ("planted", "Planted and found", page["planted"]),
         ("flow", "Study flow", page["flow"]), ("table-one", "Patients", page["table_one"]),
         ("splits", "Splits", page["splits"]), ("overview", "All models", page["overview"]),
-        ("results", "Results", page["tasks"]),
+        ("results", "Results", page["tasks"]), ("sequence", "Tasks in sequence", page["sequence"]),
         ("figures", "Figures", page["figures"]), ("slides", "Slides", page["slides"]),
         ("methods", "Methods", page["methods"]),
         ("versions", "Versions", page["software"] or page["data"]), ("config", "Configuration", True),

@@ -80,6 +80,7 @@ class Epoch:
             self.optimiser.step()
             for recipe in self.recipes:
                 recipe.after_step(step)
+            del step, loss  # their memory is free before the next batch is read
         return float(total) / len(self.rows)
 
     def _step(self, chosen: Tensor, moment: Moment) -> Step:
@@ -101,7 +102,7 @@ class Epoch:
                 recipe.tiles(step)
             step.batch = step.network.front(step.batch)
             if isinstance(aggregator, AttentionAggregator):
-                step.tokens = step.batch.with_features(aggregator.embed(step.batch.features))
+                step.tokens = aggregator.tokens(step.batch)
                 for recipe in self.recipes:
                     recipe.tokens(step)
                 step.vectors, step.maps = aggregator.pool(step.tokens)

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from histostudy.codeversion import code_version
 from histostudy.errors import ModelError
-from histostudy.files import digest_of, read_json, sha256, write_json, write_table
+from histostudy.files import digest_of, sha256, write_json, write_table
 from histostudy.log import progress
 from histostudy.seeds import derive_seed
 from histostudy.study import CONTROLS
 from histostudy.tasks import EVALUATED_ONLY
+from histostudy.training.runfolder import EPOCHS, FILES, digest_of_arrays, forget, kept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
     from histostudy.training.modalities import RunModality
 
 logger = logging.getLogger(__name__)
-
-FILES = ("weights.safetensors", "predictions.parquet", "history.csv")
-#: Predictions after every epoch, of a traced training.
-EPOCHS = "epochs.parquet"
 
 
 def train_model(
@@ -110,14 +105,14 @@ def train_model(
     # a fold that tests nobody of this task is no run of it
     runs_of_task = set(zip(tested["repeat"], tested["fold"], strict=True))
     groups = [(run, rows) for run, rows in splits.groupby(["repeat", "fold"], sort=True) if run in runs_of_task]
-    _forget(Path(out_dir), {f"r{repeat}f{fold}" for (repeat, fold), _ in groups})
+    forget(Path(out_dir), {f"r{repeat}f{fold}" for (repeat, fold), _ in groups})
     for (repeat, fold), rows in progress(groups, f"{task} {model}", total=len(groups)):
         parts = {part: sorted(rows.loc[rows["part"] == part, "patient_id"]) for part in ("train", "val", "test")}
         folder = Path(out_dir) / f"r{repeat}f{fold}"
         about = {**context, "repeat": int(repeat), "fold": int(fold), "parts": parts}
         about["sources"] = [sha256(file) for file in trainer.source_files(int(repeat), int(fold))]
         identity = digest_of(about)
-        run = _kept(folder, identity)
+        run = kept(folder, identity)
         if run is None:
             run = trainer.run(int(repeat), int(fold), parts, folder, identity)
         runs.append(run)
@@ -258,7 +253,7 @@ def _context(
         "seed": study.seed,
         "task": outcome.task.model_dump(mode="json", exclude=EVALUATED_ONLY | {"table"}),
         "model": model if control else [model, study.models[model].model_dump(mode="json")],
-        "outcome": _digest(outcome.patient_ids, outcome.y, outcome.time, outcome.event, outcome.classes,
+        "outcome": digest_of_arrays(outcome.patient_ids, outcome.y, outcome.time, outcome.event, outcome.classes,
                            outcome.genes),
     }  # fmt: skip
     if not control and study.models[model].aggregator is not None:
@@ -267,57 +262,16 @@ def _context(
         context["machine"] = [pick_device(study.models[model].training.device), threads]
     if not control and bags is not None:
         coords = None if bags.positions == "unknown" else bags.coords
-        context["features"] = bags.digest or _digest(bags.patient_ids, bags.offsets, bags.features, coords)
+        context["features"] = bags.digest or digest_of_arrays(bags.patient_ids, bags.offsets, bags.features, coords)
     if not control:
         spec = study.models[model]
         context["predictions"] = None if spec.predictions is None else sha256(spec.predictions)
         context["modalities"] = {
             name: [study.modalities[name].model_dump(mode="json", exclude={"table", "groups"}), table.groups,
-                   _digest(table.columns, table.patient_ids, table.values)]
+                   digest_of_arrays(table.columns, table.patient_ids, table.values)]
             for name, table in tables.items()
         }  # fmt: skip
     if model == "clinical":
         adjust = outcome.adjust
-        context["adjust"] = _digest(adjust.index, *(adjust[c].astype(str) for c in adjust))
+        context["adjust"] = digest_of_arrays(adjust.index, *(adjust[c].astype(str) for c in adjust))
     return context
-
-
-def _forget(out_dir: Path, runs: set[str]) -> None:
-    """Delete runs of folds that the study no longer has: nothing may pool them with today's."""
-    import shutil
-
-    for folder in out_dir.glob("r*f*"):
-        if folder.is_dir() and folder.name not in runs:
-            shutil.rmtree(folder)
-
-
-def _digest(*parts: Any) -> str:
-    """SHA-256 of arrays, by their bytes, and of lists of names."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for part in parts:
-        array = np.asarray([] if part is None else part)
-        if array.dtype.kind not in "fiub":
-            array = np.frombuffer("\x1f".join(map(str, array)).encode(), dtype="uint8")
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _kept(folder: Path, identity: str) -> dict[str, Any] | None:
-    """The row of a run that still holds, or None."""
-    record = folder / "run.json"
-    if not record.is_file():
-        return None
-    try:
-        run = read_json(record)
-    except ValueError:  # half-written by a killed job of an older version
-        return None
-    files = run.pop("files", {})
-    if run.get("identity") != identity or set(files) - {EPOCHS} != set(FILES):
-        return None
-    for name, checksum in files.items():
-        if not (folder / name).is_file() or sha256(folder / name) != checksum:
-            return None
-    return {**run, "status": "kept"}

@@ -91,6 +91,13 @@ def _check_model(study: Study, model: Model) -> None:
     from histostudy.training.recipes.base import build_recipes, check_recipes
     from histostudy.verbs.pairs import check_pairs
 
+    if model.continual is not None:
+        from histostudy.training.continual.methods import check_options
+        from histostudy.training.continual.sequence import SequenceModel
+
+        SequenceModel(model.continual, model.training, model.options).check()
+        check_options(model.continual, dict(model.options))
+        return
     if model.aggregator is None:
         return
     if PairSettings.of(model.recipe) is not None:

@@ -80,7 +80,9 @@ def planned_figures(study: Study) -> list[PlannedFigure]:
         PlannedFigure(f"transfer_{model}", "transfer_matrix", which=model, labels={"figure": f"transfer {model}"})
         for model in study.compare.transfer
     ]
-    if len(study.tasks) > 1 and len(study.models) > 2:
+    if study.sequence:
+        planned += [PlannedFigure(n, n, labels={"figure": n}) for n in ("continual_matrix", "continual_course")]
+    if len(study.tasks) > 1 and len(study.models) - len(study.learners) > 2:
         planned.append(PlannedFigure("model_overview", "model_overview", labels={"figure": "model overview"}))
     for task in study.tasks:
         names = [name for name in FIGURES if task.kind in FIGURES[name].spec.kinds]
@@ -186,6 +188,18 @@ class _Artist:
         mine = table[table["model"] == shown] if len(table) else table
         slide = str(mine["slide_id"].iloc[0]) if len(mine) else ""
         return draw(mine, slide_mpp=float(self._facts(slide)["mpp"]) if slide else 1.0)
+
+    def continual_matrix(self, draw: Any) -> Figure:
+        """The accuracy matrix of each model that learned the sequence."""
+        import pandas as pd
+
+        return draw(pd.read_csv(self.layout.sequence("matrix")))
+
+    def continual_course(self, draw: Any) -> Figure:
+        """Their accuracy over the sequence."""
+        import pandas as pd
+
+        return draw(pd.read_csv(self.layout.sequence("course")))
 
     def cohort_flow(self, draw: Any) -> Figure:
         """The flow that the cohort stage wrote."""

@@ -66,6 +66,7 @@ def write_report(study_file: Path) -> None:
         comparison=tables("comparison"),
         overview=pd.read_csv(layout.overview("models")) if study.tasks else None,
         ranks=pd.read_csv(layout.overview("ranks")) if study.tasks else None,
+        sequence=pd.read_csv(layout.sequence("metrics")) if study.sequence else None,
         figures=figures,
         slides=slides,
         thumbnails=thumbnails,

@@ -19,7 +19,7 @@ from histostudy.files import digest_of, sha256, write_json, write_table
 from histostudy.log import progress
 from histostudy.seeds import derive_seed
 from histostudy.tasks import EVALUATED_ONLY
-from histostudy.training.stage import FILES, _digest, _forget, _kept
+from histostudy.training.runfolder import FILES, digest_of_arrays, forget, kept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,13 +137,13 @@ def train_sequence(
     context = _context(seed, model, spec, sequence, bags, threads)
     trainer = _Trainer(seed, model, spec, sequence, bags, threads)
     groups = [(run, rows) for run, rows in splits.groupby(["repeat", "fold"], sort=True)]
-    _forget(Path(out_dir), {f"r{repeat}f{fold}" for (repeat, fold), _ in groups})
+    forget(Path(out_dir), {f"r{repeat}f{fold}" for (repeat, fold), _ in groups})
     runs = []
     for (repeat, fold), rows in progress(groups, f"sequence {model}", total=len(groups)):
         parts = {part: sorted(rows.loc[rows["part"] == part, "patient_id"]) for part in ("train", "val", "test")}
         folder = Path(out_dir) / f"r{repeat}f{fold}"
         identity = digest_of({**context, "repeat": int(repeat), "fold": int(fold), "parts": parts})
-        run = _kept(folder, identity)
+        run = kept(folder, identity)
         if run is None:
             run = trainer.run(int(repeat), int(fold), parts, folder, identity)
         runs.append(run)
@@ -354,7 +354,8 @@ def _context(
             dict(spec.options),
         ],
         "tasks": [outcome.task.model_dump(mode="json", exclude=EVALUATED_ONLY) for outcome in sequence],
-        "outcomes": [_digest(outcome.patient_ids, outcome.y, outcome.classes) for outcome in sequence],
-        "features": bags.digest or _digest(bags.patient_ids, bags.offsets, bags.features, bags.slide_index, coords),
+        "outcomes": [digest_of_arrays(outcome.patient_ids, outcome.y, outcome.classes) for outcome in sequence],
+        "features": bags.digest
+        or digest_of_arrays(bags.patient_ids, bags.offsets, bags.features, bags.slide_index, coords),
         "machine": [pick_device(spec.training.device), threads],
     }

@@ -103,10 +103,8 @@ class HistAug(Recipe):
         said = ", ".join(f"{name} {value:.3f}" for name, value in asdict(self.cosines).items())
         patients = len(set(pairs.patients))
         logger.info("histaug: %d pairs of %d patients; cosines on those held out: %s", len(pairs), patients, said)
-        if self.cosines.generated <= self.cosines.original:
-            logger.warning(
-                "histaug: the generator is no nearer to changed tiles than unchanged ones; more pairs or steps"
-            )
+        if self.cosines.generated <= max(self.cosines.original, self.cosines.wrong):
+            logger.warning("histaug: the generator is no better than doing nothing or anything; more pairs, or steps")
 
     def draw(self, bags: int) -> Drawn:
         """What is done to so many bags or tiles."""

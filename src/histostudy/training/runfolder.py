@@ -1,0 +1,53 @@
+"""The folder of a run: its files, whether what lies there still holds, and what identities are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histostudy.files import read_json, sha256
+
+FILES = ("weights.safetensors", "predictions.parquet", "history.csv")
+#: Predictions after every epoch, of a traced training.
+EPOCHS = "epochs.parquet"
+
+
+def forget(out_dir: Path, runs: set[str]) -> None:
+    """Delete runs of folds that the study no longer has: nothing may pool them with today's."""
+    for folder in out_dir.glob("r*f*"):
+        if folder.is_dir() and folder.name not in runs:
+            shutil.rmtree(folder)
+
+
+def digest_of_arrays(*parts: Any) -> str:
+    """SHA-256 of arrays, by their bytes, and of lists of names."""
+    digest = hashlib.sha256()
+    for part in parts:
+        array = np.asarray([] if part is None else part)
+        if array.dtype.kind not in "fiub":
+            array = np.frombuffer("\x1f".join(map(str, array)).encode(), dtype="uint8")
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def kept(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The row of a run that still holds, or None."""
+    record = folder / "run.json"
+    if not record.is_file():
+        return None
+    try:
+        run = read_json(record)
+    except ValueError:  # half-written by a killed job of an older version
+        return None
+    files = run.pop("files", {})
+    if run.get("identity") != identity or set(files) - {EPOCHS} != set(FILES):
+        return None
+    for name, checksum in files.items():
+        if not (folder / name).is_file() or sha256(folder / name) != checksum:
+            return None
+    return {**run, "status": "kept"}
