@@ -54,7 +54,8 @@ ATTENTION_MODELS = {
     name: {"aggregator": name}
     for name in (
         "mean", "max", "abmil", "clam_sb", "clam_mb", "dsmil", "self_vit_mil", "dtfd", "transmil", "rrt", "ilra",
-        "wikg", "gnn_vitcap", "mixed_magnification", "mambamil", "mamba2d", "lbmamba", "otsurv", "panther", "token_merging",
+        "wikg",
+        "gnn_vitcap", "mixed_magnification", "mambamil", "mamba2d", "lbmamba", "otsurv", "panther", "token_merging",
     )
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {

@@ -36,6 +36,14 @@ def test_every_aggregator_has_a_phrase():
     assert set(AGGREGATORS) - set(cited) == {"mean", "max"}
 
 
+def test_every_recipe_is_described():
+    import histostudy.training.recipes  # noqa: F401  (registers them all)
+    from histostudy.report.recipes import RECIPES
+    from histostudy.training.recipes.base import RECIPES as registered
+
+    assert set(RECIPES) == set(registered), "describe it in report/recipes.py"
+
+
 @pytest.mark.parametrize("file", STUDIES, ids=lambda f: f.stem)
 def test_a_study_file_can_be_told(file):
     config = yaml.safe_load(file.read_text(encoding="utf-8"))

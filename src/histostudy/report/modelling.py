@@ -8,6 +8,7 @@ from typing import Any
 
 from histostudy.report.aggregators import OWN_FUSION, aggregator_phrase
 from histostudy.report.numbers import count, listed, number
+from histostudy.report.recipes import recipe_phrase
 from histostudy.report.tasks import unit_of
 from histostudy.study import Training
 
@@ -90,7 +91,7 @@ def _extras(model: Spec) -> list[str]:
     if options := ", ".join(f"{k} {v}" for k, v in (model.get("options") or {}).items()):
         extras.append(options)
     for name, settings in (model.get("recipe") or {}).items():
-        extras.append(f"recipe {name}" + "".join(f", {k} {v}" for k, v in (settings or {}).items()))
+        extras.append(recipe_phrase(name) + "".join(f", {k} {v}" for k, v in (settings or {}).items()))
     if is_untrained(model):
         extras.append("not trained: what the architecture alone does")
     return extras
