@@ -153,7 +153,14 @@ class Bags:
     def __len__(self) -> int:
         return len(self.patient_ids)
 
-    def _rows(self, patient_id: str) -> slice:
+    def rows(self, patient_id: str) -> slice:
+        """Rows of a patient in `features`, `coords` and `slide_index`.
+
+        Raises
+        ------
+        FeatureError
+            If the patient has none.
+        """
         at = self._place.get(patient_id)
         if at is None:
             raise FeatureError(f"patient {patient_id} has no bag", todo="see the cohort flow for the reason")
@@ -171,11 +178,11 @@ class Bags:
         FeatureError
             If the patient has none.
         """
-        return np.asarray(self.features[self._rows(patient_id)], np.float32)
+        return np.asarray(self.features[self.rows(patient_id)], np.float32)
 
     def slides(self, patient_id: str) -> list[str]:
         """Slides of a patient, in the order of the bag's rows (those with at least one tile)."""
-        return [self.slide_ids[i] for i in np.unique(self.slide_index[self._rows(patient_id)])]
+        return [self.slide_ids[i] for i in np.unique(self.slide_index[self.rows(patient_id)])]
 
     def slide_rows(self, slide_id: str) -> slice:
         """Rows of a slide in `features`, `coords` and `slide_index`.
@@ -199,7 +206,7 @@ class Bags:
             If one of them has none.
         """
         ids = list(patient_ids)
-        rows = [self._rows(p) for p in ids]
+        rows = [self.rows(p) for p in ids]
         picked: np.ndarray = np.concatenate([np.arange(r.start, r.stop) for r in rows] or [np.zeros(0, np.int64)])
         return Bags(
             self.features[picked],

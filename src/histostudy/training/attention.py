@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from histostudy.features.bags import Bags
 
 
-def attend(weights: str | Path, features: NDArray[np.float32]) -> NDArray[np.float64]:
+def attend(
+    weights: str | Path, features: NDArray[np.float32], coords: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
     """Attention of a trained model over the tiles of one bag.
 
     Parameters
@@ -24,6 +26,8 @@ def attend(weights: str | Path, features: NDArray[np.float32]) -> NDArray[np.flo
         ``weights.safetensors`` of a run.
     features : ndarray
         (N, D) features as they were stored; the model standardises them itself.
+    coords : ndarray, optional
+        (N, 2) where the tiles lie, as in training.
 
     Returns
     -------
@@ -48,7 +52,8 @@ def attend(weights: str | Path, features: NDArray[np.float32]) -> NDArray[np.flo
             todo="give the features the model was trained on",
         )
     with torch.no_grad():
-        _, attention = model(BagBatch.pack([torch.as_tensor(features, dtype=torch.float32)]))
+        places = None if coords is None else [torch.as_tensor(coords)]
+        _, attention = model(BagBatch.pack([torch.as_tensor(features, dtype=torch.float32)], places))
     if attention is None:
         raise ModelError(f"{config['aggregator']} has no attention", where=weights, todo="draw another model's")
     return attention.double().numpy()
@@ -56,4 +61,6 @@ def attend(weights: str | Path, features: NDArray[np.float32]) -> NDArray[np.flo
 
 def attention_of(run_dir: str | Path, bags: Bags, patient_id: str) -> NDArray[np.float64]:
     """Attention of a run over the tiles of a patient, in the order of his bag (see `attend`)."""
-    return attend(Path(run_dir) / "weights.safetensors", bags.bag(patient_id))
+    known = bags.positions != "unknown"
+    coords = bags.coords[bags.rows(patient_id)] if known else None
+    return attend(Path(run_dir) / "weights.safetensors", bags.bag(patient_id), coords)

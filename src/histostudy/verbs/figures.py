@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Aggregators whose attention is drawn, the first of the study's models that has one.
-ATTENDING = ("abmil", "max")
+#: Aggregators whose attention is drawn, the first of them that a model of the study has.
+ATTENDING = (
+    "abmil", "clam_sb", "clam_mb", "dsmil", "self_vit_mil", "dtfd", "transmil", "rrt", "ilra", "wikg", "mambamil",
+    "mamba2d", "lbmamba", "gnn_vitcap", "mixed_magnification", "weakstil", "otsurv", "token_merging", "max",
+)  # fmt: skip
 #: Tiles shown at either end of the attention.
 TOP_TILES = 8
 #: Sections of the report, by what a figure's registration says.
@@ -112,12 +115,11 @@ def _of_task(task: str, figure: str, which: str = "") -> PlannedFigure:
 def attending_model(study: Study) -> str | None:
     """The model whose attention is drawn: the reference if it has one, else the first that has."""
     names = [study.compare.reference or "", *study.models]
-    for aggregator in ATTENDING:
-        for name in names:
-            spec = study.models.get(name)
-            if spec is not None and spec.aggregator == aggregator and not spec.modalities:
-                return name
-    return None
+    plain = {n: spec for n in names if (spec := study.models.get(n)) and not spec.modalities and not spec.continual}
+    attending = [n for n, spec in plain.items() if spec.aggregator in ATTENDING]
+    if study.compare.reference in attending:
+        return study.compare.reference
+    return min(attending, key=lambda n: ATTENDING.index(str(plain[n].aggregator)), default=None)
 
 
 def draw_figures(study_file: Path) -> None:
