@@ -25,7 +25,9 @@ def test_each_of_them_has_attention_over_tiles(name: str) -> None:
     ({"a": "max", "b": "abmil"}, None, "a"), ({"a": "transmil", "b": "abmil"}, "a", "a"),
     ({"a": "mean", "b": "max", "c": "rrt"}, "a", "c"), ({"a": "mean"}, None, None),
 ])  # fmt: skip
-def test_the_reference_if_it_attends_else_the_best_known(models: dict, reference: str | None, shown: str | None) -> None:
+def test_the_reference_if_it_attends_else_the_best_known(
+    models: dict, reference: str | None, shown: str | None
+) -> None:
     study = parse_study({
         "study": "s", "cohort": {"name": "c", "simulate": {}},
         "tasks": [{"name": "t", "kind": "classification", "target": "y"}],

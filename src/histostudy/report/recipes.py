@@ -8,8 +8,8 @@ from __future__ import annotations
 
 RECIPES: dict[str, str] = {
     "aem": "AEM, attention kept from narrowing by its entropy (Zhang et al., MICCAI 2025)",
-    "mhim": "MHIM-MIL, a student trained without the tiles that an averaged teacher finds easy (Tang et al., ICCV 2023; "
-    "version 2, IJCV 2025)",
+    "mhim": "MHIM-MIL, a student trained without the tiles that an averaged teacher finds easy (Tang et al., ICCV "
+    "2023; version 2, IJCV 2025)",
     "packmil": "PackMIL, a residual branch over packs of the tiles left out (arXiv 2509.20923, 2025)",
     "histaug": "HistAug, features augmented by a generator trained on the training patients (Boutaj et al., ICCV 2025)",
     "subsample": "a drawn share of each bag's tiles a step",
