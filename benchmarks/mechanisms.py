@@ -63,7 +63,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "abmil_aem": {"aggregator": "abmil", "recipe": {"aem": {}}},
     "abmil_mhim": {"aggregator": "abmil", "recipe": {"mhim": MHIM}},
     "abmil_mhim_v1": {"aggregator": "abmil", "recipe": {"mhim": MHIM | {"version": 1}}},
-    "abmil_mhim_no_mask": {"aggregator": "abmil", "recipe": {"mhim": MHIM | {"mask_high": 1e-6, "keep_fraction": 1.0}}},
+    "abmil_mhim_no_mask": {"aggregator": "abmil", "recipe": {"mhim": MHIM | {"high": 1e-6, "keep_fraction": 1.0}}},
     "abmil_packmil": {"aggregator": "abmil", "recipe": {"packmil": {}}},
     "abmil_subsample": {"aggregator": "abmil", "recipe": {"subsample": {}}},
     "abmil_instance_dropout": {"aggregator": "abmil", "recipe": {"instance_dropout": {}}},

@@ -292,6 +292,8 @@ def _compared(
             rows = []
             for model in others:
                 apart = FUNCTIONS[metric](draws[model, reading]) - base
+                if metric == "forgetting":  # as in the metrics: shifted onto the estimate
+                    apart = np.concatenate([apart[:1], apart[1:] - apart[1:].mean() + apart[0]])
                 row = _row(apart, confidence)
                 rows.append({"model": model, "difference": row["estimate"], "low": row["low"], "high": row["high"],
                              "p": p_value(apart[1:])})  # fmt: skip

@@ -39,6 +39,10 @@ class AttentionAggregator(Aggregator):
 
     embed: nn.Module
     width: int
+    #: Where tiles lie matters to `pool`, so that tokens that lie nowhere must not be put among them.
+    places: bool = False
+    #: The vectors of evaluation are other quantities than those of training.
+    evaluates_otherwise: bool = False
 
     def tokens(self, batch: BagBatch) -> BagBatch:
         """The bags with their tiles embedded, in memory that many tiles do not break."""

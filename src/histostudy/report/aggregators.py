@@ -24,7 +24,7 @@ AGGREGATORS: dict[str, str] = {
     "moe_pkt": "MoE-PKT, a routed mixture of experts over frozen models of other tasks (Path-PKT, 2025)",
     "weakstil": "a sigmoid score of each tile within the target's range, averaged over the slide (our reading of "
     "WeakSTIL, SPIE Medical Imaging 2022)",
-    "mixed_magnification": "a transformer over the tiles of each region at all magnifications, pretrained by masking "
+    "mixed_magnification": "a transformer over the tiles of each region, pretrained by masking "
     "(our reading of mixed-magnification aggregation, arXiv 2602.22176, 2026)",
     "transmil": "TransMIL, a transformer with attention by landmarks over the tiles (Shao et al., NeurIPS 2021)",
     "rrt": "RRT, tiles embedded anew by attention in and across regions (Tang et al., CVPR 2024)",

@@ -13,18 +13,17 @@ from histostudy.errors import ModelError
 from histostudy.models.attention import AttentionAggregator
 from histostudy.models.batch import BagBatch, ModalityValues
 from histostudy.models.heads import Head
+from histostudy.models.layers import full_precision
 from histostudy.models.model import MILModel
 from histostudy.models.registry import Loss, Moment
 from histostudy.models.survival import bin_of, time_bins
+from histostudy.training.batchsize import batch_size_of
 from histostudy.training.recipes.base import Recipe, Step
 from histostudy.training.tilestore import TileStore
 
 if TYPE_CHECKING:
     from histostudy.study import Training
 
-#: In a cohort of few patients the batch shrinks until an epoch has this many steps, but not below a size.
-STEPS_AN_EPOCH = 8
-SMALLEST_BATCH = 8
 #: Share of training patients whose modality is hidden at a step, where some patient of the cohort lacks it.
 HIDDEN_SHARE = 0.1
 
@@ -65,9 +64,7 @@ class Epoch:
     def run(self, epoch: int) -> float:
         """Take the steps of an epoch; return its mean loss, without penalties."""
         self.network.train()
-        batches = self._order().split(
-            min(self.settings.batch_size, max(SMALLEST_BATCH, len(self.rows) // STEPS_AN_EPOCH))
-        )
+        batches = self._order().split(batch_size_of(self.settings, len(self.rows)))
         total = torch.zeros((), dtype=torch.float64, device=self.store.device)
         for number, chosen in enumerate(batches):
             done = epoch + number / len(batches)
@@ -149,7 +146,8 @@ def loss_of_vectors(head: Head, targets: Mapping[str, Tensor]) -> Loss:
 
     def loss(vectors: Tensor, patients: Tensor | None = None) -> Tensor:
         theirs = targets if patients is None else {name: value[patients] for name, value in targets.items()}
-        return head.loss(head(vectors), theirs)
+        # a head works in full precision, whatever autocast made of the vectors
+        return head.loss(head(full_precision(vectors)), theirs)
 
     return loss
 

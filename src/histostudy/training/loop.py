@@ -24,7 +24,7 @@ from histostudy.training.guard import TestPart
 from histostudy.training.linear import fit_linear
 from histostudy.training.modalities import RunModality, install
 from histostudy.training.recipes.base import Recipe, Run, build_recipes, check_recipes
-from histostudy.training.recipes.ensemble import members_of
+from histostudy.training.recipes.ensemble import EnsembleOfFolds, members_of
 from histostudy.training.targets import head_names, targets_of
 from histostudy.training.tilestore import TileStore
 
@@ -85,7 +85,8 @@ def train_run(
     AdamW with a cosine schedule; the weights kept are those of the epoch with the lowest inner loss, or with
     ``epoch: last`` those of the last, the inner part being trained on too. A linear model of the mean is solved
     instead (see `histostudy.training.linear`). With the recipe `ensemble` several networks are trained, each with
-    another inner part, and their predictions averaged.
+    another inner part, and their predictions averaged; what their one head and the tables take (bins, moments, scale)
+    comes from the patients of all members.
 
     Parameters
     ----------
@@ -142,7 +143,7 @@ def train_run(
             own_seed = seed if not members else derive_seed(seed, "member", number)
             trained.append(plan.train(store, own, judges, own_seed, test.patient_ids if settings.trace else None))
         network: Network = trained[0].network if not members else Ensemble([one.network for one in trained])
-        if network.aggregator.linear and not recipes:
+        if network.aggregator.linear:
             store = store.means()
         network.head.finish(raw_predictions(network, store, rows), targets)
         predictions = _predict(network, store, test.patient_ids)
@@ -194,7 +195,7 @@ class _Plan:
         torch.manual_seed(seed)
         recipes = build_recipes(self.model.recipe)
         network = self._network(store.dim, recipes)
-        if network.aggregator.linear and not recipes:
+        if network.aggregator.linear:
             store = store.means()
         rows, targets = store.rows(train_ids), targets_of(outcome, train_ids)
         network.standardise_by(*store.moments(rows))
@@ -204,7 +205,9 @@ class _Plan:
         val_targets = targets_of(outcome, val_ids) if val_ids else {}
         val = (store.rows(val_ids), val_targets) if settings.epoch == "inner" and _can_judge(val_targets) else None
         watch = _Watch(network, store, watched) if watched is not None else None
-        if network.aggregator.linear and not recipes and settings.epochs > 0:
+        # an ensemble asks for no steps: its linear members are solved as one is
+        by_steps = [recipe for recipe in recipes if not isinstance(recipe, EnsembleOfFolds)]
+        if network.aggregator.linear and not by_steps and settings.epochs > 0:
             return _Trained(network, fit_linear(network, store, (rows, targets), val), watch)
         network.aggregator.prepare(_drawer(network, store, rows, seed), seed)
         if settings.epochs > 0:
@@ -287,7 +290,7 @@ def _fit(
         return pd.DataFrame({"epoch": [0], "lr": [0.0], "train_loss": [loss], "val_loss": [math.nan], "best": [True]})
 
     def fit(epochs: int) -> None:
-        _fit(network, store, train, val, settings.model_copy(update={"epochs": epochs}), seed)
+        _fit(network, store, train, val, settings.model_copy(update={"epochs": epochs}), derive_seed(seed, "first"))
 
     for recipe in recipes:
         recipe.begin(Run(network, store, rows, targets, settings, seed, fit, pairs))

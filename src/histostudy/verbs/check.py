@@ -110,8 +110,9 @@ def _check_model(study: Study, model: Model) -> None:
             raise ConfigError(f"{model.aggregator} builds on other models", todo="name one under `sources`")
         raise ConfigError(f"{model.aggregator} builds on no other model", todo="leave out `sources`")
     source = study.models[model.sources].aggregator if model.sources else None
-    if model.sources and "ensemble" in study.models[model.sources].recipe:
-        raise ConfigError(f"its source {model.sources} is an ensemble", todo="name one that is a single model")
+    if model.sources and set(study.models[model.sources].recipe) & {"ensemble", "packmil"}:
+        what = f"its source {model.sources} is an ensemble or has layers before its aggregator (packmil)"
+        raise ConfigError(what, todo="name one that is a single, plain model")
     if source is not None and (not aggregator_kind(source).uses_tiles or study.models[str(model.sources)].modalities):
         raise ConfigError(f"its source {model.sources} is not a model of tiles alone", todo="name one that is")
     tables = [Modality(name, ("column",), ((0,),)) for name in model.modalities]

@@ -14,12 +14,20 @@ import torch
 from training.trainingdata import PackedBags, folds_of, outcome_for, planted_bags, study_of
 
 from histostudy.errors import ModelError
+from histostudy.models.batch import BagBatch
 from histostudy.models.front import FRONTS, Front
 from histostudy.models.io import load_model, save_tensors
+from histostudy.models.model import MILModel
+from histostudy.models.registry import AGGREGATORS, aggregator_kind
+from histostudy.training.epoch import loss_of_vectors
 from histostudy.training.guard import TestPart
 from histostudy.training.loop import RunResult, train_run
 from histostudy.training.recipes.base import RECIPES, Recipe, Run, Step, build_recipes, check_recipes
 from histostudy.training.tilestore import TileStore
+
+aggregator_kind("mean")  # registers them all
+#: Those that need neither tables, nor other models, nor a regression.
+ALONE = [n for n in AGGREGATORS if not (AGGREGATORS[n].multimodal or AGGREGATORS[n].sources or n == "weakstil")]
 
 
 @dataclass(frozen=True)
@@ -181,3 +189,22 @@ def test_one_that_needs_attention_refuses_an_aggregator_without(tmp_path: Path) 
 
     with registered(needs=Needs), pytest.raises(ModelError, match="recipe needs needs attention .* Max has not"):
         run({"aggregator": "max", "recipe": {"needs": {}}, "training": {"epochs": 1}}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_the_head_takes_whatever_half_precision_an_aggregator_leaves(name: str) -> None:
+    """As on a GPU: the aggregator under autocast, the loss outside it."""
+    torch.manual_seed(0)
+    model = MILModel(6, name, {}, {"kind": "classification", "classes": ["a", "b"]}).train()
+    targets = {"y": torch.tensor([0, 1])}
+    batch = BagBatch.pack([torch.randn(5, 6), torch.randn(20, 6)])
+    model.aggregator.start(targets)
+    model.aggregator.prepare(lambda most: torch.randn(min(most, 60), 6), 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors, _ = model.aggregator(batch)
+    loss = loss_of_vectors(model.head, targets)
+    total = loss(vectors)
+    if (own := model.aggregator.penalty(targets, loss)) is not None:
+        total = total + own
+    total.backward()
+    assert total.dtype == torch.float32 and torch.isfinite(total)

@@ -100,3 +100,24 @@ def test_what_leaves_no_inner_part_is_refused(training: dict, members: int, word
     with pytest.raises(ModelError, match=words):
         run("classification", {"aggregator": "abmil", "recipe": {"ensemble": {"members": members}},
                                "training": {"epochs": 1, **training}}, tmp_path)  # fmt: skip
+
+
+def test_spots_of_a_patient_are_on_one_side_of_every_member(tmp_path: Path) -> None:
+    spots = [f"s{k:02d}" for k in range(40)]
+    study = study_of({"name": "t", "kind": "regression", "target": "y"}, {"m": {"aggregator": "abmil"}}, tmp_path)
+    owners = {spot: f"p{k % 8}" for k, spot in enumerate(spots)}
+    outcome = outcome_for(study, spots, y=np.arange(40.0), patient_of=owners)
+    parts = EnsembleOfFolds(EnsembleSettings(members=4)).parts(outcome, spots, Training(), 0)
+    for train, judges in parts:
+        assert judges and not {owners[s] for s in train} & {owners[s] for s in judges}
+    assert sorted(s for _, judges in parts for s in judges) == spots
+    with pytest.raises(ModelError, match="8 training patients for 9 members"):
+        EnsembleOfFolds(EnsembleSettings(members=9)).parts(outcome, spots, Training(), 0)
+
+
+def test_a_linear_member_is_solved_as_the_model_alone_is(tmp_path: Path) -> None:
+    result, _, _ = run("classification", {"aggregator": "mean", "recipe": {"ensemble": {"members": 2}}}, tmp_path)
+    alone, _, _ = run("classification", {"aggregator": "mean"}, tmp_path)
+    assert set(result.history) - {"member"} == set(alone.history)
+    scale, one = result.tensors["members.0.scale"], alone.tensors["scale"]
+    assert (scale / one - 1).abs().max() < 0.5  # of the patients' means, not of their tiles

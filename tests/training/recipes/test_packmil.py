@@ -189,7 +189,7 @@ def test_grades_are_trained_through_gleason(tmp_path: Path) -> None:
     grade2.targets = {"y": torch.tensor([2, 2])}
     recipe_two = begun(network, "packmil", labels="isup", pack_tiles=500)
     recipe_two.tiles(grade2)  # the same split of the same bags: a mixture of 1 and 4 is a 2
-    assert float(recipe.residual) == pytest.approx(float(recipe_two.residual), rel=1e-6)
+    assert recipe.residual.item() == pytest.approx(recipe_two.residual.item(), rel=1e-6)
     shares = begun(network, "packmil", pack_tiles=500)
     shares.tiles(step_one := step_of(network, random_batch(20, 20)))
     assert step_one.batch.lengths.tolist() == [10, 10] and float(shares.residual) != float(recipe.residual)

@@ -73,6 +73,7 @@ class DSMIL(AttentionAggregator):
     def __init__(self, dim_in: int, options: DSMILOptions, outputs: int) -> None:
         super().__init__(dim_in, options)
         self.width, self.dim_out = options.hidden or dim_in, outputs
+        self.evaluates_otherwise = options.prediction != "bag"
         self.embed: nn.Module = nn.Identity()
         if options.hidden is not None:
             self.embed = relu_layers(dim_in, options.hidden, dropout=options.dropout)

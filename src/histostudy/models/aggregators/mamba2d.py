@@ -120,6 +120,7 @@ class Mamba2D(MambaAggregator):
     """
 
     Options = Mamba2DOptions
+    places = True
     options: Mamba2DOptions
 
     def __init__(self, dim_in: int, options: Mamba2DOptions) -> None:

@@ -114,6 +114,7 @@ class MixedMagnification(AttentionAggregator):
     """
 
     Options = MixedMagnificationOptions
+    places = True
 
     def __init__(self, dim_in: int, options: MixedMagnificationOptions) -> None:
         super().__init__(dim_in, options)

@@ -99,6 +99,7 @@ class TransMIL(AttentionAggregator):
 
     def __init__(self, dim_in: int, options: TransMILOptions) -> None:
         super().__init__(dim_in, options)
+        self.places = options.grid == "coords"
         self.width = self.dim_out = width = options.hidden
         self.embed = relu_layers(dim_in, width, dropout=options.dropout)
         self.token = nn.Parameter(0.02 * torch.randn(width))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histostudy.errors import ModelError
-from histostudy.training.epoch import SMALLEST_BATCH, STEPS_AN_EPOCH
+from histostudy.training.batchsize import batch_size_of
 
 if TYPE_CHECKING:
     from histostudy.study import Training
@@ -216,7 +216,7 @@ class Learner:
         settings, device = self.training, self.store.device
         optimiser = torch.optim.AdamW(self.trained(), lr=settings.lr, weight_decay=settings.weight_decay)
         y, task = train.y.to(device), train.task.to(device)
-        size = min(settings.batch_size, max(SMALLEST_BATCH, len(train) // STEPS_AN_EPOCH))
+        size = batch_size_of(settings, len(train))
         best, state, since = math.inf, None, 0
         history: list[dict[str, Any]] = []
         for epoch in range(settings.epochs):

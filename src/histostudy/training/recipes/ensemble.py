@@ -57,10 +57,18 @@ class EnsembleOfFolds(Recipe):
         count = self.settings.members
         if len(patient_ids) < 2 * count:
             raise ModelError(f"{len(patient_ids)} training patients for {count} members", todo="use fewer members")
-        labels, _ = strata_of(patient_ids, [outcome], count)
         rng = np.random.default_rng(derive_seed(seed, "members"))
-        part = deal(labels, [1 / count] * count, rng)
         ids = np.asarray(patient_ids, dtype=object)
+        if outcome.patient_of:  # spots: those of a patient stay together
+            owners = np.asarray([outcome.patient_of[spot] for spot in patient_ids], dtype=object)
+            patients = sorted(set(owners))
+            if len(patients) < count:
+                raise ModelError(f"{len(patients)} training patients for {count} members", todo="use fewer members")
+            dealt = dict(zip(rng.permutation(patients), np.arange(len(patients)) % count, strict=True))
+            part = np.asarray([dealt[owner] for owner in owners])
+        else:
+            labels, _ = strata_of(patient_ids, [outcome], count)
+            part = deal(labels, [1 / count] * count, rng)
         return [(ids[part != k].tolist(), ids[part == k].tolist()) for k in range(count)]
 
 

@@ -75,6 +75,9 @@ class HistAug(Recipe):
         name = type(aggregator).__name__
         if not aggregator.uses_tiles:
             raise ModelError(f"recipe {self.name} changes tiles, and {name} looks at none", todo="leave it out")
+        if aggregator.linear:
+            what = f"recipe {self.name} changes tiles, and a linear {name} gets the mean of all of them"
+            raise ModelError(what, todo="leave it out, or give the aggregator a layer (`hidden`)")
 
     def begin(self, run: Run) -> None:
         """Train the generator on the pairs of the training part.

@@ -154,6 +154,14 @@ class MHIM(Recipe):
     def check(self, aggregator: Aggregator, kind: str) -> None:
         """Refuse an aggregator without tokens, and class-aware scores where nothing gives them."""
         super().check(aggregator, kind)
+        assert isinstance(aggregator, AttentionAggregator)
+        name = type(aggregator).__name__
+        if aggregator.places and self.settings.merge_tokens:
+            what = f"recipe mhim: recycled tokens lie nowhere, and {name} asks where tiles lie"
+            raise ModelError(what, todo="set `merge_tokens: 0`")
+        if aggregator.evaluates_otherwise and self.settings.alpha:
+            what = f"recipe mhim: the vectors of {name} are others in training than in its teacher"
+            raise ModelError(what, todo="set the option `prediction: bag`")
         if self.settings.score != "class":
             return
         if kind not in CLASS_KINDS:
@@ -174,6 +182,8 @@ class MHIM(Recipe):
             If class-aware scores are asked for and the head has one output.
         """
         settings, aggregator = self.settings, run.network.aggregator
+        if settings.alpha and aggregator.dim_out == 1:
+            raise ModelError("recipe mhim: vectors of one number have no shares to agree on", todo="set `alpha: 0`")
         if settings.score == "class" and run.network.head.linear.out_features < 2:
             raise ModelError("recipe mhim: class-aware scores need two outputs", todo="set `score: attention`")
         if settings.warmup:

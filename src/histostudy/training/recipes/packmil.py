@@ -103,6 +103,9 @@ class PackMIL(TileRecipe):
                 "recipe packmil: patients mixed in a hyperslide have no table", todo="leave out modalities"
             )
         if self.settings.downsample > 1:
+            if aggregator.sources:
+                what = "recipe packmil: the sources of moe_pkt know tiles, not what a downsampler makes of them"
+                raise ModelError(what, todo="set `downsample: 1`")
             for step in ("prepare", "pretrain"):
                 if getattr(type(aggregator), step) is not getattr(Aggregator, step):
                     what = f"recipe packmil: {type(aggregator).__name__} is fitted to tiles that are not downsampled"
