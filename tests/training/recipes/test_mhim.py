@@ -296,7 +296,7 @@ def test_the_defaults_find_a_planted_effect_and_permuted_labels_stay_at_chance(v
     bags, labels = planted.sb2(100, 80)
     held_out, truth = planted.sb2(900, 200)
     recipe = {"mhim": {"version": version, "warmup": 10}}
-    assert auc_of(trained(recipe, bags, labels, epochs=15)[0], held_out, truth) > 0.78
+    assert auc_of(trained(recipe, bags, labels, epochs=25)[0], held_out, truth) > 0.8
     areas = []
     for seed in range(3):
         shuffled = np.random.default_rng(seed).permutation(labels)
