@@ -52,7 +52,7 @@ def model_overview(table: pd.DataFrame, *, ranks: pd.DataFrame) -> Figure:
         axes = fig.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for ax, task in zip(axes, tasks, strict=True):
             _panel(ax, table[table["task"] == task].set_index("model"), models)
-            ax.set_title(style.shorten(task, 90 // len(tasks)), fontsize=8)
+            ax.set_title(style.shorten(task, 70 // len(tasks)), fontsize=8)
         axes[0].set_yticks(range(len(models)), [style.shorten(m, 24) for m in models])
         axes[0].set_ylim(len(models) - 0.4, -0.6)
         _costs(axes[-1], table, ranks)
