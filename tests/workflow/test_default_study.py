@@ -109,7 +109,7 @@ def test_one_changed_model_runs_again_and_nothing_else_does(home: Path, snakemak
     plan = snakemake(study, folder, "--dry-run").stdout
     jobs = {line.split()[0]: int(line.split()[1]) for line in plan.split("Job stats:")[1].splitlines()[3:] if line}
     jobs = dict(list(jobs.items())[: list(jobs).index("total") + 1])
-    assert jobs == {"all": 1, "evaluate": 4, "figures": 1, "report": 1, "train": 4, "total": 11}
+    assert jobs == {"all": 1, "evaluate": 4, "overview": 1, "figures": 1, "report": 1, "train": 4, "total": 12}
     _study(folder)
 
 
