@@ -50,7 +50,7 @@ TESTED = 300
 WIDTH = {"hidden": 32, "attention": 16, "heads": 4, "state": 8}
 
 MHIM = {"version": 2, "warmup": 30, "score": "attention"}
-ATTENTION_MODELS = {
+ATTENTION_MODELS: dict[str, dict[str, Any]] = {
     name: {"aggregator": name}
     for name in (
         "mean", "max", "abmil", "clam_sb", "clam_mb", "dsmil", "self_vit_mil", "dtfd", "transmil", "rrt", "ilra",
@@ -156,14 +156,14 @@ class Problem:
 
 
 SHORT = {"epochs": 30, "patience": 30, "lr": 3e-3, "batch_size": 8}
-ORDERED = {
+ORDERED: dict[str, dict[str, Any]] = {
     "abmil": {"aggregator": "abmil"},
     "transmil": {"aggregator": "transmil"},
     "mambamil": {"aggregator": "mambamil"},
     "mambamil_forward": {"aggregator": "mambamil", "options": {"scan": "forward"}},
     "lbmamba": {"aggregator": "lbmamba"},
 }
-PLACED = {
+PLACED: dict[str, dict[str, Any]] = {
     "abmil": {"aggregator": "abmil"},
     "transmil_square": {"aggregator": "transmil"},
     "transmil_coords": {"aggregator": "transmil", "options": {"grid": "coords"}},

@@ -61,15 +61,16 @@ def lung() -> tuple[dict[str, Any], list[int]]:
         return bags, y.tolist()
     import h5py
 
-    bags, kinds = {}, {}
+    slides: dict[str, list[Any]] = {}
+    kinds: dict[str, int] = {}
     for kind, cohort in enumerate(("LUAD", "LUSC")):
         with h5py.File(folder / f"TCGA-{cohort}.h5") as file:
             features, offset, names = file["features"][:], file["offset"][:], file["slide_id"][:]
         for i, name in enumerate(names):
             patient = name.decode()[:12]
-            bags.setdefault(patient, []).append(features[offset[i] : offset[i + 1]])
+            slides.setdefault(patient, []).append(features[offset[i] : offset[i + 1]])
             kinds[patient] = kind
-    return {p: np.concatenate(parts) for p, parts in sorted(bags.items())}, [kinds[p] for p in sorted(bags)]
+    return {p: np.concatenate(parts) for p, parts in sorted(slides.items())}, [kinds[p] for p in sorted(slides)]
 
 
 def unequal() -> tuple[dict[str, Any], list[int]]:
@@ -191,7 +192,7 @@ def theirs(bags: Bags, y: Any, held: Any, epochs: int, seed: int, batch: int) ->
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
 
     def loader(chosen: Any, shuffle: bool) -> torch.utils.data.DataLoader:
-        some = [made[i] for i in np.flatnonzero(chosen)]
+        some: Any = [made[i] for i in np.flatnonzero(chosen)]
         return torch.utils.data.DataLoader(some, batch_size=batch, shuffle=shuffle, collate_fn=collate_fn)
 
     fit = loader(~held, shuffle=True)
