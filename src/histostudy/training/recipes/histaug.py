@@ -14,9 +14,10 @@ from histostudy.encoders.augment import REACH, Drawn, sample
 from histostudy.errors import ModelError
 from histostudy.features.pairs import PairSettings
 from histostudy.models.histaug import Cosines, Generator, GeneratorSettings, columns_of, train_generator
-from histostudy.models.registry import Aggregator, is_count, is_number, is_positive, require
+from histostudy.models.registry import is_count, is_number, is_positive, require
 from histostudy.seeds import derive_seed
-from histostudy.training.recipes.base import RECIPES, Recipe, Run, Step
+from histostudy.training.recipes.base import RECIPES, Run, Step
+from histostudy.training.recipes.subsample import TileRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class HistAugSettings(GeneratorSettings, PairSettings):
 
 
 @RECIPES.register("histaug")
-class HistAug(Recipe):
+class HistAug(TileRecipe):
     """Features of tiles are replaced by those that a generator says their changed images would have.
 
     The generator (`histostudy.models.histaug`) is trained at the start of the run, on pairs of its training patients
@@ -59,6 +60,7 @@ class HistAug(Recipe):
     """
 
     Settings = HistAugSettings
+    does = "changes"
     #: Before recipes that choose tiles or mix them.
     order = 10
     #: Not `extra`: it is trained before the first step, and no more.
@@ -68,16 +70,6 @@ class HistAug(Recipe):
     def __init__(self, settings: HistAugSettings) -> None:
         super().__init__(settings)
         self._changed, self._bags = 0, 0
-
-    def check(self, aggregator: Aggregator, kind: str) -> None:
-        """Refuse an aggregator of tables alone, and one that gets the mean of a bag as its only tile."""
-        super().check(aggregator, kind)
-        name = type(aggregator).__name__
-        if not aggregator.uses_tiles:
-            raise ModelError(f"recipe {self.name} changes tiles, and {name} looks at none", todo="leave it out")
-        if aggregator.linear:
-            what = f"recipe {self.name} changes tiles, and a linear {name} gets the mean of all of them"
-            raise ModelError(what, todo="leave it out, or give the aggregator a layer (`hidden`)")
 
     def begin(self, run: Run) -> None:
         """Train the generator on the pairs of the training part.

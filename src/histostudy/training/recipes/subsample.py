@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -14,16 +15,19 @@ from histostudy.training.recipes.masking import random_mask, share_up
 
 
 class TileRecipe(Recipe):
-    """A recipe that chooses tiles; it goes with every aggregator that looks at them one by one."""
+    """A recipe that acts on tiles; it goes with every aggregator that looks at them one by one."""
+
+    #: What it does with tiles, for the message.
+    does: ClassVar[str] = "chooses"
 
     def check(self, aggregator: Aggregator, kind: str) -> None:
         """Refuse an aggregator of tables alone, and one that gets the mean of a bag as its only tile."""
         super().check(aggregator, kind)
         name = type(aggregator).__name__
         if not aggregator.uses_tiles:
-            raise ModelError(f"recipe {self.name} chooses tiles, and {name} looks at none", todo="leave it out")
+            raise ModelError(f"recipe {self.name} {self.does} tiles, and {name} looks at none", todo="leave it out")
         if aggregator.linear:
-            what = f"recipe {self.name} chooses tiles, and a linear {name} gets the mean of all of them"
+            what = f"recipe {self.name} {self.does} tiles, and a linear {name} gets the mean of all of them"
             raise ModelError(what, todo="leave it out, or give the aggregator a layer (`hidden`)")
 
 
