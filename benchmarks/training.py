@@ -1,6 +1,6 @@
-"""Training ABMIL: seconds an epoch, peak memory and AUC beside torchmil's ABMIL on the same bags, one core.
+"""Training ABMIL: seconds an epoch, peak memory and AUC beside torchmil's ABMIL on the same bags.
 
-    python benchmarks/training.py [--epochs 10] [--seeds 3] [--only lung|unequal|large]
+    python benchmarks/training.py [--cores 1] [--epochs 10] [--seeds 3] [--only lung|unequal|large]
 
 torchmil comes in a folder of its own, not in the environment of the package:
 
@@ -125,7 +125,7 @@ def train(row: str, folder: Path, epochs: int, seed: int) -> dict[str, float]:
 
     from histostudy.features.bagfile import open_bags
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     run, batch = ours if row.startswith("ours") else theirs, 1 if row.endswith("_one") else 32
     rng = np.random.default_rng(0)
     few = packed({f"p{i:02d}": rng.normal(size=(5, 8)) for i in range(20)})
@@ -222,23 +222,23 @@ def peak_from_here() -> int:
     return memory("VmRSS")
 
 
-def alone(*arguments: str) -> dict[str, float]:
-    """Run a step of this script in a process of its own, on one core."""
-    env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    core = str(min(os.sched_getaffinity(0)))
+def alone(cores: int, *arguments: str) -> dict[str, float]:
+    """Run a step of this script in a process of its own, on some cores."""
+    env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(cores))
+    some = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
     done = subprocess.run(
-        ["taskset", "-c", core, sys.executable, "-W", "ignore", __file__, *arguments],
+        ["taskset", "-c", some, sys.executable, "-W", "ignore", __file__, *arguments],
         env=env, stdout=subprocess.PIPE, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measured(rows: list[str], folder: Path, epochs: int, seeds: int) -> dict[str, dict[str, float]]:
+def measured(rows: list[str], folder: Path, cores: int, epochs: int, seeds: int) -> dict[str, dict[str, float]]:
     """Train rows with several seeds, taking turns, and print a table."""
     found: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
     for seed in range(seeds):
         for row in rows:
-            found[row].append(alone("--row", row, str(folder), str(epochs), str(seed)))
+            found[row].append(alone(cores, "--row", row, str(folder), str(epochs), str(seed)))
     table = {}
     for row, runs in found.items():
         middle = sorted(run["seconds"] for run in runs)[len(runs) // 2]
@@ -253,7 +253,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def compare(what: str, epochs: int, seeds: int, folder: Path) -> list[str]:
+def compare(what: str, cores: int, epochs: int, seeds: int, folder: Path) -> list[str]:
     """One comparison: a table, and its ratios as lines."""
     from importlib.util import find_spec
 
@@ -262,8 +262,8 @@ def compare(what: str, epochs: int, seeds: int, folder: Path) -> list[str]:
     if find_spec("torchmil") is None:
         rows = [row for row in rows if row.startswith("ours")]
     n = len(json.loads((folder / "labels.json").read_text()))
-    say(f"{what}: {n} bags, {epochs} epochs, {seeds} seeds")
-    table = measured(rows, folder, epochs, seeds)
+    say(f"{what}: {n} bags, {cores} core(s), {epochs} epochs, {seeds} seed(s)")
+    table = measured(rows, folder, cores, epochs, seeds)
     mine = table[rows[0]]
     ratios = [f"{what}, {ROWS[row]}: {table[row]['seconds'] / mine['seconds']:.1f} times" for row in rows[1:]]
     if what == "large":
@@ -277,6 +277,7 @@ def compare(what: str, epochs: int, seeds: int, folder: Path) -> list[str]:
 def main() -> None:
     """Write bags, train, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=list(DATA))
@@ -290,7 +291,7 @@ def main() -> None:
     for what in [options.only] if options.only else DATA:
         with tempfile.TemporaryDirectory() as folder:
             epochs, seeds = (options.epochs, options.seeds) if what == "lung" else (2, 1)
-            ratios += compare(what, epochs, seeds, Path(folder))
+            ratios += compare(what, options.cores, epochs, seeds, Path(folder))
     for line in ratios:
         say(line)
 

@@ -179,14 +179,16 @@ class TileStore:
         """The tiles of patients in float64, some `MOMENT_NUMBERS` at a time: small bags together, large ones cut."""
         most = max(1, MOMENT_NUMBERS // max(1, self.dim))
         some: list[slice] = []
+        tiles = 0
         for row in rows:
             whole = self._slice(row)
             for first in range(whole.start, whole.stop, most):
                 piece = slice(first, min(first + most, whole.stop))
-                if some and sum(map(_count, some)) + _count(piece) > most:
+                if some and tiles + _count(piece) > most:
                     yield self._doubles(some)
-                    some = []
+                    some, tiles = [], 0
                 some.append(piece)
+                tiles += _count(piece)
         if some:
             yield self._doubles(some)
 
