@@ -87,7 +87,7 @@ def simulate(
     """Draw a cohort of slides with planted, known effects."""
     from histostudy.simulate.cohort import simulate_cohort
     from histostudy.simulate.features import simulate_features
-    from histostudy.study import Simulate
+    from histostudy.simulate_keys import Simulate
     from histostudy.studyfile import checked
 
     if study is not None:

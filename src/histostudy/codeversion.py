@@ -15,12 +15,8 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = __package__
 #: Imported everywhere and without effect on a result: what is said, not what is computed. The study's keys are
 #: here because their values are in every identity anyway.
-NEUTRAL = frozenset(
-    {
-        PACKAGE,
-        *(f"{PACKAGE}.{name}" for name in ("log", "errors", "layout", "study", "studyfile", "tasks", "continual_keys")),
-    }
-)
+_KEYS = ("log", "errors", "layout", "study", "studyfile", "tasks", "continual_keys", "simulate_keys")
+NEUTRAL = frozenset({PACKAGE, *(f"{PACKAGE}.{name}" for name in _KEYS)})
 
 
 def _module_file(name: str) -> Path | None:

@@ -14,7 +14,7 @@ from histostudy.simulate.cohort import plan, simulate_cohort
 from histostudy.simulate.layout import COARSE_UM, GLASS, NEST, NEST_TILE_UM, STROMA, lay_out
 from histostudy.simulate.textures import PERIOD, fibres, granules
 from histostudy.simulate.tissue_art import draw_slide
-from histostudy.study import Simulate
+from histostudy.simulate_keys import Simulate
 
 SMALL = Simulate(patients=12, slides_extra=0.0, size_px=(1300, 1500), sites=2, pen_share=0.25, genes=3)
 

@@ -16,7 +16,8 @@ from histostudy.errors import ConfigError
 from histostudy.features.layouts import open_precomputed, read_header, read_slide
 from histostudy.simulate.features import plan_features, simulate_features
 from histostudy.simulate.latent import CLINICAL, auroc, cox_coefficients, draw_latent, harrell_c, oracles
-from histostudy.study import Modality, Simulate
+from histostudy.simulate_keys import Simulate
+from histostudy.study import Modality
 from histostudy.studyfile import checked
 
 

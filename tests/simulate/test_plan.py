@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import pearsonr
 
 from histostudy.simulate.cohort import Effects, plan
-from histostudy.study import Simulate
+from histostudy.simulate_keys import Simulate
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from histostudy.simulate.plan import Effects, Plan, SlidePlan, plan
 
 if TYPE_CHECKING:
     from histostudy.simulate.layout import Layout
-    from histostudy.study import Simulate
+    from histostudy.simulate_keys import Simulate
 
 __all__ = ["Effects", "Plan", "SlidePlan", "draw_slides", "plan", "simulate_cohort", "write_tables"]
 logger = logging.getLogger(__name__)

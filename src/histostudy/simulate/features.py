@@ -34,7 +34,7 @@ from histostudy.simulate.latent import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from histostudy.study import Simulate, SimulateFeatures
+    from histostudy.simulate_keys import Simulate, SimulateFeatures
 
 logger = logging.getLogger(__name__)
 

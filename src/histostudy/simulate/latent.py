@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from histostudy.study import Simulate
+    from histostudy.simulate_keys import Simulate
 
 Floats = NDArray[np.float64]
 

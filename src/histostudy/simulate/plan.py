@@ -10,7 +10,7 @@ import numpy as np
 from histostudy.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from histostudy.study import Simulate
+    from histostudy.simulate_keys import Simulate
 
 CLASSES = ("alpha", "beta")
 GENES_DRIVEN = 3  # one gene in so many follows the share of glands
