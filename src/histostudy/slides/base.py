@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from histostudy.slides.prefetch import ordered
 from histostudy.slides.resample import block_mean, resample, shrink_to, source_side
 from histostudy.slides.scale import mean_mpp
+from histostudy.slides.scatter import AHEAD, GROUP, Reading
 
 #: A level counts as fine enough where it is coarser than asked by no more than this share (4.001 for 4).
 LEVEL_SLACK = 2e-3
@@ -23,7 +27,7 @@ BAND_PIXELS = 16 << 20
 class Slide(ABC):
     """An open slide. Level-0 pixels are the coordinates of everything unless a name says otherwise.
 
-    Not safe for use by two threads at once; open one a thread.
+    Not safe for use by two threads at once; open one a thread, or let `read_tiles` have threads of its own.
 
     Attributes
     ----------
@@ -45,6 +49,8 @@ class Slide(ABC):
     """
 
     backend = ""
+    #: Whether several threads may read at once.
+    concurrent = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -135,9 +141,13 @@ class Slide(ABC):
         -------
         ndarray of uint8, (size_px, size_px, 3)
         """
-        return next(self.read_tiles(np.array([[x_px0, y_px0]]), size_px, mpp))
+        reading = self._reading(np.array([[x_px0, y_px0]]), size_px, mpp)
+        x, y = reading.corners[0].tolist()
+        return resample(self.read_level(reading.level, x, y, reading.side, reading.side), reading.step, size_px)
 
-    def read_tiles(self, xy_px0: np.ndarray, size_px: int, mpp: float) -> Iterator[np.ndarray]:
+    def read_tiles(
+        self, xy_px0: np.ndarray, size_px: int, mpp: float, *, workers: int = 0, fast_scale: bool = False
+    ) -> Iterator[np.ndarray]:
         """Read squares at exactly `mpp`, in the order given; row-major order decodes each stored tile once.
 
         Parameters
@@ -148,21 +158,72 @@ class Slide(ABC):
             Side, px at `mpp`.
         mpp : float
             Wanted um per pixel.
+        workers : int
+            Threads that read ahead while the caller works; 0: none. The pixels are the same. They end with the
+            iterator: close it where it is not read to its end.
+        fast_scale : bool
+            Let libjpeg decode at a half, a quarter or an eighth where the scale is that much coarser than the
+            level (`native` only); other pixels than the area mean of a full decode, in less time.
 
         Yields
         ------
         ndarray of uint8, (size_px, size_px, 3)
+
+        Raises
+        ------
+        BadSlideError
+            ``unreadable``, at the first tile that lies on damaged data or up to `GROUP` tiles before it.
         """
+        # tiles of a group share one piece of memory, which is used again: single ones cost a page fault every 4 KB
+        batches = self.read_batches(xy_px0, size_px, mpp, GROUP, workers=workers, fast_scale=fast_scale)
+        with closing(batches):
+            for batch in batches:
+                yield from batch
+
+    def read_batches(
+        self, xy_px0: np.ndarray, size_px: int, mpp: float, batch_size: int, *, workers: int = 0,
+        fast_scale: bool = False,
+    ) -> Generator[np.ndarray, None, None]:  # fmt: skip
+        """Read squares as `read_tiles` does, `batch_size` at a time.
+
+        Yields
+        ------
+        ndarray of uint8, (n, size_px, size_px, 3)
+            The last may be smaller.
+        """
+        reading = self._reading(xy_px0, size_px, mpp, fast_scale)
+        # a reader that is not known to stand several threads is still read ahead, by one
+        threads = workers if self.concurrent else min(workers, 1)
+        batches = (
+            partial(self._batch, reading, first, min(first + batch_size, len(reading.corners)))
+            for first in range(0, len(reading.corners), batch_size)
+        )
+        with closing(ordered(batches, threads, ahead=threads + AHEAD // batch_size)) as made:
+            yield from made
+
+    def _batch(self, reading: Reading, first: int, last: int) -> np.ndarray:
+        """The tiles from `first` to `last`, each read alone."""
+        size, side = reading.size_px, reading.side
+        batch = np.empty((last - first, size, size, 3), np.uint8)
+        for (x, y), tile in zip(reading.corners[first:last].tolist(), batch, strict=True):
+            resample(self.read_level(reading.level, x, y, side, side), reading.step, size, out=tile)
+        return batch
+
+    def _reading(self, xy_px0: np.ndarray, size_px: int, mpp: float, fast_scale: bool = False) -> Reading:
+        """Which level the tiles are read from, where, and by what step."""
         wanted = mpp / self.mpp
         if not (math.isfinite(wanted) and wanted > 0):
             raise ValueError(f"cannot read at mpp {mpp} from a slide of mpp {self.mpp}")
         level = self.level_for(wanted)
         downsample = self.level_downsamples[level]
-        step = wanted / downsample
-        side = source_side(size_px, step)
-        for x, y in np.asarray(xy_px0).tolist():
-            box = self.read_level(level, round(x / downsample), round(y / downsample), side, side)
-            yield resample(box, step, size_px)
+        shrink = self._fast_shrink(level, wanted / downsample) if fast_scale else 1
+        step = wanted / (downsample * shrink)
+        corners = np.rint(np.asarray(xy_px0, np.float64).reshape(-1, 2) / (downsample * shrink)).astype(np.int64)
+        return Reading(level, corners, source_side(size_px, step), step, size_px, shrink)
+
+    def _fast_shrink(self, level: int, step: float) -> int:
+        """What the decoder can divide a level by, at most `step`."""
+        return 1
 
     def thumbnail(self, mpp: float) -> tuple[np.ndarray, float]:
         """The whole slide at `mpp`, or at its own scale where that is coarser.

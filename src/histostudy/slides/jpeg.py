@@ -19,9 +19,15 @@ def without_colour_hints(stream: bytes) -> bytes:
     ValueError
         If the stream is not JPEG.
     """
+    segments, at = _segments(stream)
+    return segments + stream[at:]
+
+
+def _segments(stream: bytes) -> tuple[bytes, int]:
+    """The segments from SOI to SOS that are no hints of colour, and where SOS is (the end where there is none)."""
     if stream[:2] != SOI:
         raise ValueError("not a JPEG stream")
-    parts = []
+    parts: list[bytes] = []
     at = 2
     while at + 4 <= len(stream):
         if stream[at] != 0xFF:
@@ -31,13 +37,12 @@ def without_colour_hints(stream: bytes) -> bytes:
             at += 1
             continue
         if marker == SOS:
-            parts.append(stream[at:])
-            return b"".join(parts)
+            return b"".join(parts), at
         end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
         if marker not in (APP0, APP14):
             parts.append(stream[at:end])
         at = end
-    return b"".join(parts)
+    return b"".join(parts), len(stream)
 
 
 def jpeg_head(tables: bytes | None, ycbcr: bool) -> bytes:
@@ -46,11 +51,33 @@ def jpeg_head(tables: bytes | None, ycbcr: bool) -> bytes:
     return SOI + adobe_segment(ycbcr) + shared.removesuffix(b"\xff\xd9")
 
 
-def whole_jpeg(tile: bytes, head: bytes) -> bytes:
-    """A stream that decodes alone.
+class Whole:
+    """Makes streams that decode alone of the stored tiles of a level.
 
     TIFF says the colour space in its PhotometricInterpretation tag, and the JPEG inside may say nothing or
     something else; libjpeg would guess from component ids. OpenSlide follows the tag, and so do we, by an
-    Adobe marker in place of the stream's own hints.
+    Adobe marker in place of the stream's own hints. Tiles mostly begin alike: that part is rewritten once.
+
+    Parameters
+    ----------
+    head : bytes
+        As `jpeg_head` gives it.
     """
-    return head + without_colour_hints(tile)
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head
+        self._known = (b"", b"")  # one object, so that threads see both or neither
+
+    def __call__(self, tile: bytes) -> bytes:
+        """The stream of a stored tile.
+
+        Raises
+        ------
+        ValueError
+            If the tile is not JPEG.
+        """
+        start, rewritten = self._known
+        if not start or not tile.startswith(start):
+            segments, at = _segments(tile)
+            start, rewritten = self._known = (tile[:at], self.head + segments)
+        return rewritten + tile[len(start) :]

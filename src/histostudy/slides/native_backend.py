@@ -12,7 +12,9 @@ import logging
 import os
 import struct
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +23,21 @@ import tifffile
 
 from histostudy.errors import BadSlideError
 from histostudy.slides.base import Slide
-from histostudy.slides.jpeg import jpeg_head, whole_jpeg
+from histostudy.slides.jpeg import Whole, jpeg_head
 from histostudy.slides.openslide_backend import OpenSlideSlide
+from histostudy.slides.resample import block_mean
+from histostudy.slides.scatter import Grid, Reading, Scatter, cached
 
 logger = logging.getLogger(__name__)
 
 VENDORS = frozenset({"aperio", "generic-tiff"})
-#: Most that decoded tiles may take: two rows of 256 px tiles of a slide 125,000 px wide. Less is taken where
-#: the rows that one read touches, and one more, are less.
+#: Most that tiles begun may take, or decoded ones where boxes are read: two rows of 256 px tiles of a slide
+#: 125,000 px wide. Less is taken where the rows that one read touches, and one more, are less.
 CACHE_BYTES = 192 << 20
+#: Stored tiles that adjoin are read together up to about this.
+READ_BYTES = 1 << 20
+#: What libjpeg's scaled inverse DCT can divide by.
+DECODER_SCALES = (8, 4, 2)
 _JPEG, _RGB, _YCBCR, _CONTIGUOUS = 7, 2, 6, 1
 
 
@@ -46,7 +54,7 @@ class _Level:
     columns: int
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
-    head: bytes
+    whole: Whole
 
 
 def _level_of(page: tifffile.TiffPage, file_size: int) -> _Level:
@@ -80,7 +88,7 @@ def _level_of(page: tifffile.TiffPage, file_size: int) -> _Level:
         head = jpeg_head(page.jpegtables, photometric == _YCBCR)
     except ValueError as error:
         raise _Unknown(f"JPEG tables: {error}") from None
-    return _Level(width, height, tile_w, tile_h, columns, offsets, counts, head)
+    return _Level(width, height, tile_w, tile_h, columns, offsets, counts, Whole(head))
 
 
 def _levels(path: Path, dimensions: tuple[tuple[int, int], ...]) -> list[_Level]:
@@ -130,29 +138,50 @@ class NativeSlide(Slide):
     def associated(self) -> dict[str, np.ndarray]:
         return self._oracle.associated()
 
-    def _stored(self, level: _Level, index: int) -> bytes:
-        data = os.pread(self._file, level.counts[index], level.offsets[index])
-        if len(data) != level.counts[index]:
-            raise BadSlideError("unreadable", f"the file ends inside stored tile {index}")
-        return whole_jpeg(data, level.head)
+    def _stored(self, level: _Level, indices: Sequence[int]) -> Iterator[bytes]:
+        """Bytes of stored tiles, those that adjoin in the file by one read."""
+        offsets, counts = level.offsets, level.counts
+        first = 0
+        while first < len(indices):
+            start, last = offsets[indices[first]], first + 1
+            end = start + counts[indices[first]]
+            while last < len(indices) and offsets[indices[last]] == end and end - start < READ_BYTES:
+                end += counts[indices[last]]
+                last += 1
+            data = os.pread(self._file, end - start, start)
+            if len(data) != end - start:
+                raise BadSlideError("unreadable", f"the file ends inside stored tile {indices[first]}")
+            if last == first + 1:
+                yield data
+            else:
+                for index in indices[first:last]:
+                    at = offsets[index] - start
+                    yield data[at : at + counts[index]]
+            first = last
 
-    def _decode(self, number: int, index: int, buffer: np.ndarray | None) -> np.ndarray:
-        """Stored tile `index` of a level, (tile_h, tile_w, 3), as libjpeg-turbo or else OpenSlide reads it."""
+    def _decode(self, number: int, index: int, data: bytes, out: np.ndarray, shrink: int = 1) -> None:
+        """Stored tile `index` of a level to `out` (tile_h / shrink, tile_w / shrink, 3).
+
+        As libjpeg-turbo reads it, or else OpenSlide.
+        """
         level = self._levels[number]
-        self.decoded += 1
-        if buffer is None or buffer.shape != (level.tile_h, level.tile_w, 3):
-            buffer = np.empty((level.tile_h, level.tile_w, 3), np.uint8)
         try:
-            tile = simplejpeg.decode_jpeg(self._stored(level, index), buffer=buffer)
-            if tile.shape == buffer.shape:
-                return buffer
+            if shrink == 1:
+                tile = simplejpeg.decode_jpeg(level.whole(data), buffer=out)
+            else:  # the smallest of the decoder's scales that is not below this size: the size itself
+                tile = simplejpeg.decode_jpeg(
+                    level.whole(data), min_height=out.shape[0], min_width=out.shape[1], min_factor=shrink, buffer=out
+                )
+            if tile.shape == out.shape:
+                return
             problem = f"shape {tile.shape}"
         except ValueError as error:
             problem = str(error)
         logger.debug("%s: level %d tile %d left to OpenSlide: %s", self.path, number, index, problem)
         row, column = divmod(index, level.columns)
         x, y = column * level.tile_w, row * level.tile_h
-        return self._oracle.read_level(number, x, y, level.tile_w, level.tile_h)
+        whole = self._oracle.read_level(number, x, y, level.tile_w, level.tile_h)
+        out[:] = whole if shrink == 1 else block_mean(whole, shrink)
 
     def _tile(self, number: int, index: int, keep: int) -> np.ndarray:
         """A decoded tile, at most `keep` of them kept; the memory of one let go is used for the next."""
@@ -161,10 +190,13 @@ class NativeSlide(Slide):
         if tile is not None:
             self._cache.move_to_end(key)
             return tile
-        spare = None
+        level, spare = self._levels[number], None
         while len(self._cache) >= keep:
             spare = self._cache.popitem(last=False)[1]
-        tile = self._decode(number, index, spare)
+        shape = (level.tile_h, level.tile_w, 3)
+        tile = spare if spare is not None and spare.shape == shape else np.empty(shape, np.uint8)
+        self.decoded += 1
+        self._decode(number, index, next(self._stored(level, [index])), tile)
         self._cache[key] = tile
         return tile
 
@@ -184,6 +216,52 @@ class NativeSlide(Slide):
                     y0 - row * th : y1 - row * th, x0 - column * tw : x1 - column * tw
                 ]
         return out
+
+    def _fast_shrink(self, level: int, step: float) -> int:
+        at = self._levels[level]
+        return next((k for k in DECODER_SCALES if k <= step and at.tile_w % k == at.tile_h % k == 0), 1)
+
+    def read_batches(
+        self, xy_px0: np.ndarray, size_px: int, mpp: float, batch_size: int, *, workers: int = 0,
+        fast_scale: bool = False,
+    ) -> Generator[np.ndarray, None, None]:  # fmt: skip
+        reading = self._mean_of_stored(self._reading(xy_px0, size_px, mpp, fast_scale))
+        level = self._levels[reading.level]
+        k = reading.shrink * reading.mean
+        grid = Grid(-(-level.width // k), -(-level.height // k), level.tile_w // k, level.tile_h // k, level.columns)
+        decode = partial(self._decode_run, reading)
+        tiles = Scatter(grid, reading, decode, level.offsets.__getitem__, batch_size, self._cache_bytes)
+        try:
+            yield from tiles.batches(workers)
+        finally:
+            self.decoded += tiles.decoded
+
+    def _mean_of_stored(self, reading: Reading) -> Reading:
+        """The same reading with the mean of whole blocks taken of each stored tile, where that is the same pixels."""
+        at = self._levels[reading.level]
+        k = round(reading.step)
+        ends = reading.corners + reading.side
+        inside = (reading.corners >= 0).all() and (ends * reading.shrink <= (at.width, at.height)).all()
+        blocks = k > 1 and reading.step == k and not (reading.corners % k).any()
+        if not (inside and blocks and at.tile_w % (reading.shrink * k) == at.tile_h % (reading.shrink * k) == 0):
+            return reading
+        return replace(reading, corners=reading.corners // k, side=reading.size_px, step=1.0, mean=k)
+
+    def _decode_run(
+        self, reading: Reading, indices: Sequence[int], direct: Mapping[int, np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Pixels of stored tiles as a reading wants them; each array is used again for the next."""
+        import cv2
+
+        level, shrink = self._levels[reading.level], reading.shrink
+        scratch = cached((level.tile_h // shrink, level.tile_w // shrink, 3))
+        means = cached((scratch.shape[0] // reading.mean, scratch.shape[1] // reading.mean, 3))
+        for index, data in zip(indices, self._stored(level, indices), strict=True):
+            out = scratch if reading.mean > 1 else direct.get(index, scratch)
+            self._decode(reading.level, index, data, out, shrink)
+            if reading.mean > 1:
+                out = cv2.resize(out, means.shape[1::-1], dst=means, interpolation=cv2.INTER_AREA)
+            yield out
 
 
 def open_native(oracle: OpenSlideSlide, cache_bytes: int = CACHE_BYTES) -> NativeSlide | None:
@@ -214,7 +292,7 @@ def open_native(oracle: OpenSlideSlide, cache_bytes: int = CACHE_BYTES) -> Nativ
 def _try_first_tile(slide: NativeSlide, number: int, level: _Level) -> None:
     """Decode the first tile of a level, so that an odd sampling is found before it matters."""
     try:
-        shape = simplejpeg.decode_jpeg(slide._stored(level, 0)).shape
+        shape = simplejpeg.decode_jpeg(level.whole(next(slide._stored(level, [0])))).shape
     except ValueError as error:
         raise _Unknown(f"level {number}: {error}") from None
     if shape != (level.tile_h, level.tile_w, 3):

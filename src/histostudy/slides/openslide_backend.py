@@ -43,6 +43,7 @@ class OpenSlideSlide(Slide):
     """
 
     backend = "openslide"
+    concurrent = True
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

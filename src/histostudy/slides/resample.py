@@ -20,7 +20,7 @@ def is_crop(size_px: int, step: float) -> bool:
     return abs(step - 1) * size_px < SNAP_PX
 
 
-def resample(source: np.ndarray, step: float, size_px: int) -> np.ndarray:
+def resample(source: np.ndarray, step: float, size_px: int, out: np.ndarray | None = None) -> np.ndarray:
     """Resample a square from its top left corner, `step` source pixels to one.
 
     Parameters
@@ -29,6 +29,8 @@ def resample(source: np.ndarray, step: float, size_px: int) -> np.ndarray:
     step : float
         Source pixels per pixel, not rounded: OpenCV takes the scale itself rather than the ratio of sizes.
     size_px : int
+    out : ndarray of uint8, (size_px, size_px, 3), optional
+        Where the result goes.
 
     Returns
     -------
@@ -36,18 +38,27 @@ def resample(source: np.ndarray, step: float, size_px: int) -> np.ndarray:
         Each pixel the area-weighted mean of what it covers (bilinear where `step` is below 1 or hardly above).
     """
     if is_crop(size_px, step):
-        return source
+        return _into(out, source)
     import cv2
 
     side = source.shape[0]
     if step > 1 and round(side / step) < side:
-        out = cv2.resize(source, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(out[:size_px, :size_px])
+        fits = out if round(side / step) == size_px else None  # else the last column or row is cut off
+        shrunk = cv2.resize(source, None, dst=fits, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
+        return shrunk if shrunk is out else _into(out, np.ascontiguousarray(shrunk[:size_px, :size_px]))
     # so near 1 that resize would see two equal sizes and copy, or enlarging: sample at the exact centres
     shift = (step - 1) / 2
     matrix = np.array([[step, 0, shift], [0, step, shift]], np.float64)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(source, matrix, (size_px, size_px), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return _into(out, cv2.warpAffine(source, matrix, (size_px, size_px), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _into(out: np.ndarray | None, image: np.ndarray) -> np.ndarray:
+    """`image`, copied to `out` where that is given and is not the image itself."""
+    if out is None or out is image:
+        return image
+    out[:] = image
+    return out
 
 
 def block_mean(band: np.ndarray, k: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from histostudy.codeversion import code_version
 from histostudy.cohort.spots import read_spots
 from histostudy.errors import BadSlideError
 from histostudy.files import digest_of
+from histostudy.scale_keys import scale_settings
 from histostudy.stages import as_written, run_shard
+from histostudy.tiles.coarser import coarser_tiles
 from histostudy.tiles.lattice import Lattice
 from histostudy.tiles.spots import lay_spots
 from histostudy.tiles.store import TileSet, write_tiles
@@ -92,7 +95,7 @@ def tile_slides(
         on="slide_id",
         validate="one_to_one",
     )
-    settings = tiles.model_dump(mode="json", exclude={"label", "spots"})
+    settings = scale_settings(tiles.model_dump(mode="json", exclude={"label", "spots"}))
     code = code_version("histostudy.tiles.stage")
     spots = None if tiles.spots is None else read_spots(tiles.spots)
 
@@ -113,6 +116,7 @@ def tile_slides(
         else:
             outline = as_written(tissue_dir / row["tissue_file"], row["tissue_sha256"])
             laid = lay_tiles(slide_id, lattice, outline, min_tissue=tiles.min_tissue, identity=identity)
+            laid = replace(laid, coarser=coarser_tiles(lattice, laid.grid, tiles.scales))
         name = f"{slide_id}.h5"
         write_tiles(out_dir / name, laid)
         stats = {

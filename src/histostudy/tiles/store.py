@@ -1,4 +1,8 @@
-"""Tile coordinates of a slide as HDF5, in the layout that TRIDENT reads, with our facts beside it."""
+"""Tile coordinates of a slide as HDF5, in the layout that TRIDENT reads, with our facts beside it.
+
+The parents of the tiles at a coarser scale, where a study has such, are in a group ``scale@<um per pixel>``: its
+``coords`` and ``grid`` are like the tiles' own, and ``parent`` is the row of each tile's parent among them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,10 @@ import numpy as np
 
 from histostudy.errors import FeatureError
 from histostudy.files import atomic
+from histostudy.tiles.coarser import CoarserTiles
+
+#: Beginning of the name of a group of parents.
+GROUP = "scale@"
 
 
 @dataclass(frozen=True)
@@ -28,12 +36,15 @@ class TileSet:
     attrs : dict
         `slide_id`, `mpp_requested`, `mpp_effective`, `mpp_slide` (um per pixel), `size_px`, `overlap_px` (px
         at `mpp_requested`), `size_px0` (level-0 px, not rounded), `width_px0`, `height_px0`, `identity`.
+    coarser : tuple of CoarserTiles
+        Their parents at coarser scales, finest first.
     """
 
     coords: np.ndarray
     grid: np.ndarray
     tissue_fraction: np.ndarray
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    coarser: tuple[CoarserTiles, ...] = ()
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -63,6 +74,11 @@ def write_tiles(path: str | Path, tiles: TileSet) -> None:
         file.create_dataset("grid", data=tiles.grid.astype(np.int32), track_times=False)
         fraction = tiles.tissue_fraction.astype(np.float32)
         file.create_dataset("tissue_fraction", data=fraction, track_times=False)
+        for one in tiles.coarser:
+            group = file.create_group(f"{GROUP}{one.mpp:g}")
+            group.attrs["mpp"] = one.mpp
+            for name in ("coords", "grid", "parent"):
+                group.create_dataset(name, data=getattr(one, name), track_times=False)
         for key in sorted(attrs):
             value = attrs[key]
             file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, Mapping | list) else value
@@ -87,8 +103,15 @@ def read_tiles(path: str | Path) -> TileSet:
         raise FeatureError("no such tile file", where=path, todo="run the tiles stage")
     try:
         with h5py.File(path, "r") as file:
-            return TileSet(file["coords"][:], file["grid"][:], file["tissue_fraction"][:], dict(file.attrs.items()))
+            groups = sorted((group for name, group in file.items() if name.startswith(GROUP)), key=_mpp_of)
+            coarser = [CoarserTiles(_mpp_of(g), g["coords"][:], g["grid"][:], g["parent"][:]) for g in groups]
+            own = file["coords"][:], file["grid"][:], file["tissue_fraction"][:]
+            return TileSet(*own, dict(file.attrs.items()), tuple(coarser))
     except (KeyError, OSError) as error:
         raise FeatureError(
             f"not a tile file of histostudy ({error})", where=path, todo="delete it and run the tiles stage"
         ) from None
+
+
+def _mpp_of(group: Any) -> float:
+    return float(group.attrs["mpp"])
