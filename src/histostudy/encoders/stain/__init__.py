@@ -1,0 +1,1 @@
+"""Stain: normalisation, jitter for training, and simulated change of stain and scanner for the audit."""
