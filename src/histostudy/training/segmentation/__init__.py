@@ -1,0 +1,1 @@
+"""Segmenters learned from annotations drawn in QuPath, without code."""
