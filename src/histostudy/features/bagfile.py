@@ -2,6 +2,7 @@
 
 A folder of ``features.npy`` (T, D), ``offsets.npy``, ``coords.npy``, ``slide_index.npy`` and the record ``bags.json``,
 which comes last and says what the arrays are: sizes, checksums, patients, slides, and each feature file that went in.
+Parents of the tiles at coarser scales are bags of their own in the folder ``coarser``, with ``scales.npy``.
 Jobs of one machine share the pages; a bag that is not asked for is not read. Features are stored as float16 where each
 of them is one exactly, which halves the file and loses nothing.
 """
@@ -9,6 +10,7 @@ of them is one exactly, which halves the file and loses nothing.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +25,9 @@ from histostudy.files import atomic, fingerprint, read_json, sha256, write_json
 RECORD = "bags.json"
 ARRAYS = ("features", "offsets", "coords", "slide_index")
 FILES = (RECORD, *(f"{name}.npy" for name in ARRAYS))
+#: Folder of the bags of the parents.
+COARSER = "coarser"
+COARSER_FILES = tuple(f"{COARSER}/{name}" for name in (*FILES, "scales.npy"))
 FORMAT = 1
 #: Bytes of features held at a time while they are written.
 BLOCK_BYTES = 1 << 26
@@ -68,7 +73,10 @@ def write_bags(bags: Bags, folder: str | Path, sources: Mapping[str, Any] | None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
     arrays = {}
-    for name in ARRAYS:
+    names = ARRAYS if bags.scales is None else (*ARRAYS, "scales")
+    shutil.rmtree(folder / COARSER, ignore_errors=True)
+    coarser = None if bags.coarser is None else write_bags(bags.coarser, folder / COARSER)
+    for name in names:
         path, array = folder / f"{name}.npy", np.asarray(getattr(bags, name))
         dtype = np.dtype(np.float16) if name == "features" and _halves(array) else array.dtype
         with atomic(path) as temporary:
@@ -79,6 +87,8 @@ def write_bags(bags: Bags, folder: str | Path, sources: Mapping[str, Any] | None
         }  # fmt: skip
     record = {name: getattr(bags, name) for name in FACTS} | {"arrays": arrays, "format": FORMAT}
     record["sources"] = dict(sources or {})
+    if coarser is not None:
+        record["coarser"] = coarser
     record["digest"] = _digest(record)
     write_json(folder / RECORD, record)
     return record["digest"]
@@ -111,14 +121,19 @@ def open_bags(folder: str | Path, sources: Mapping[str, Any] | None = None) -> B
         if record["format"] != FORMAT or record["digest"] != _digest(record):
             raise FeatureError("the record of the bags is not as it was written", where=path, todo=again)
         made_from, facts = record["sources"], {name: record[name] for name in FACTS}
-        arrays = {name: record["arrays"][name] for name in ARRAYS}
+        arrays = {name: record["arrays"][name] for name in record["arrays"]}
+        if missing := set(ARRAYS) - set(arrays):
+            raise KeyError(sorted(missing)[0])
     except (ValueError, KeyError, TypeError) as bad:
         raise FeatureError("is no record of bags", where=path, todo=again) from bad
     if sources is not None and made_from != json.loads(json.dumps(sources)):
         slide = next(s for s in sorted({*made_from, *sources}) if made_from.get(s) != _plain(sources.get(s)))
         raise FeatureError(f"the bags were made from other features (slide {slide})", where=path, todo=again)
     mapped: dict[str, Any] = {name: _map(folder / f"{name}.npy", facts_of, again) for name, facts_of in arrays.items()}
-    return Bags(**mapped, **facts, digest=record["digest"])
+    coarser = open_bags(folder / COARSER) if "coarser" in record else None
+    if coarser is not None and coarser.digest != record["coarser"]:
+        raise FeatureError("its parents at coarser scales are those of other bags", where=path, todo=again)
+    return Bags(**mapped, **facts, digest=record["digest"], coarser=coarser)
 
 
 def _plain(value: Any) -> Any:
@@ -130,9 +145,15 @@ def _digest(record: Mapping[str, Any]) -> str:
     """SHA-256 of what the bags are, not of where they came from."""
     import hashlib
 
-    sums = [[name, record["arrays"][name]["sha256"]] for name in ARRAYS]
-    text = json.dumps([{name: record[name] for name in FACTS}, sums], sort_keys=True)
+    sums = [[name, facts["sha256"]] for name, facts in sorted(record["arrays"].items(), key=_place_of)]
+    own: list[Any] = [{name: record[name] for name in FACTS}, sums]
+    text = json.dumps(own + ([record["coarser"]] if "coarser" in record else []), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _place_of(item: tuple[str, Any]) -> int:
+    """Place of an array among `ARRAYS`; scales come after them."""
+    return ARRAYS.index(item[0]) if item[0] in ARRAYS else len(ARRAYS)
 
 
 def _blocks(array: np.ndarray) -> Iterator[slice]:

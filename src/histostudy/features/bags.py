@@ -13,6 +13,7 @@ import numpy as np
 
 from histostudy.errors import FeatureError
 from histostudy.features.layouts import Header, read_header, read_slide
+from histostudy.features.scales import parents_of
 from histostudy.features.store import encoding_of
 from histostudy.log import progress
 
@@ -49,6 +50,10 @@ class Bags:
         Side of a tile by slide id, in the unit of `positions`; None where it is not stated.
     digest : str or None
         SHA-256 of all this, where it is known (see `histostudy.features.bagfile`).
+    coarser : Bags or None
+        The tiles' parents at coarser scales, of the same patients, where the study has such.
+    scales : ndarray of float32 (T,), optional
+        um per pixel of each row, where bags hold several scales.
     """
 
     features: np.ndarray
@@ -61,6 +66,8 @@ class Bags:
     positions: str
     tile_px0: dict[str, float | None]
     digest: str | None = None
+    coarser: Bags | None = None
+    scales: np.ndarray | None = None
 
     @classmethod
     def load(
@@ -73,6 +80,7 @@ class Bags:
         mpp: Mapping[str, float] | None = None,
         max_bytes: int | None = None,
         allocate: Callable[[tuple[int, int]], np.ndarray] = _in_memory,
+        scales: Sequence[float] = (),
     ) -> Bags:
         """Read the features of slides into bags of patients.
 
@@ -90,6 +98,8 @@ class Bags:
             Refuse to load more than this; nothing is read then but the files' headers.
         allocate : callable
             Gives the float32 array of a shape that the features are read into.
+        scales : sequence of float
+            Further scales of the study's tiles, um per pixel: their parents become `coarser`.
 
         Raises
         ------
@@ -143,7 +153,9 @@ class Bags:
         positions = units.pop() if len(units) == 1 else "unknown"
         if positions == "unknown":
             coords[:] = -1
-        return cls(features, offsets, patients, coords, slide_index, order, identity, positions, tiles)
+        bags = cls(features, offsets, patients, coords, slide_index, order, identity, positions, tiles)
+        bags.coarser = parents_of(bags, paths, slide_to_patient, scales) if scales else None
+        return bags
 
     @property
     def dim(self) -> int:
@@ -218,6 +230,7 @@ class Bags:
             self.identity,
             self.positions,
             self.tile_px0,
+            scales=None if self.scales is None else self.scales[picked],
         )
 
 

@@ -106,7 +106,8 @@ def detect(path: str | Path) -> str:
 
 
 @contextmanager
-def _parts(path: Path, layout: str, encoder: str | None) -> Iterator[Parts]:
+def parts_of(path: Path, layout: str, encoder: str | None) -> Iterator[Parts]:
+    """A feature file, open: its vectors (not yet read), its coordinates as they are stated, its header."""
     layout = detect(path) if layout == "auto" else layout
     if path.suffix not in (".h5", ".hdf5"):
         array = read_array(path)
@@ -126,7 +127,7 @@ def _parts(path: Path, layout: str, encoder: str | None) -> Iterator[Parts]:
 
 def read_header(path: str | Path, layout: str = "auto", encoder: str | None = None) -> Header:
     """Shape, identity and kind of positions of a feature file, without reading its vectors."""
-    with _parts(Path(path), layout, encoder) as parts:
+    with parts_of(Path(path), layout, encoder) as parts:
         return parts.header
 
 
@@ -159,7 +160,7 @@ def read_slide(
         If the file is not of that layout, or holds NaN or infinities.
     """
     path = Path(path)
-    with _parts(path, layout, encoder) as parts:
+    with parts_of(path, layout, encoder) as parts:
         header, coords = parts.header, parts.coords
         if into is None:
             features = np.asarray(parts.vectors[:])

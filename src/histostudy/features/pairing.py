@@ -14,6 +14,7 @@ from histostudy.codeversion import code_version
 from histostudy.encoders.augment import augment, sample
 from histostudy.encoders.registry import encoder_identity, load_encoder
 from histostudy.features.pairs import PairSettings, write_pairs
+from histostudy.features.staining import NormalisedSource, load_normaliser, stain_identity
 from histostudy.seeds import derive_seed
 from histostudy.stages import run_shard
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from histostudy.encoders.base import Encoder
+    from histostudy.encoders.stain.normaliser import Normaliser
     from histostudy.features.embed import TileSource
     from histostudy.study import Features, Tiles
 
@@ -88,13 +90,19 @@ class _Work:
         return load_encoder(self.features, self.tiles.mpp, self.device, self.tiles.size)
 
     @cached_property
+    def normaliser(self) -> Normaliser | None:
+        """What takes the stain off before a tile is changed, as the study's features have it."""
+        return None if self.features.stain is None else load_normaliser(self.features.stain, self.tiles)
+
+    @cached_property
     def shared(self) -> dict[str, Any]:
         """Identity that all slides share."""
+        stain = {} if self.normaliser is None else {"stain": stain_identity(self.normaliser, self.device)}
         made = encoder_identity(self.features, self.tiles.mpp, self.device, self.tiles.size)
         return made | {
             "mpp_requested": self.tiles.mpp, "tile_px": self.tiles.size, "intensity": float(self.settings.intensity),
             "tiles": self.settings.tiles, "versions": self.settings.versions,
-            "pairs_code": code_version("histostudy.features.pairing"),
+            "pairs_code": code_version("histostudy.features.pairing"), **stain,
         }  # fmt: skip
 
     def identity_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +117,10 @@ class _Work:
         seed = derive_seed(0, "pairs", row["slide_id"])
         coords = read_tiles(self.tiles_dir / row["tiles_file"]).coords
         with open_slide(row["path"], mpp=row["mpp"]) as slide:
-            arrays = draw_pairs(slide, coords, self.encoder, self.tiles, self.settings, seed)
+            source: TileSource = slide
+            if self.normaliser is not None:
+                source = NormalisedSource(slide, self.normaliser, coords, self.tiles, self.device)
+            arrays = draw_pairs(source, coords, self.encoder, self.tiles, self.settings, seed)
         name = f"{row['slide_id']}.h5"
         write_pairs(self.out_dir / name, arrays, self.identity_of(row))
         return name, {"n_tiles": len(arrays["features"]), "dim": self.encoder.dim}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from histostudy.codeversion import code_version
 from histostudy.encoders.registry import encoder_identity, load_encoder
 from histostudy.errors import BadSlideError, FeatureError
-from histostudy.features.embed import coords_attributes, embed_tiles
+from histostudy.features.embed import Reader, coords_attributes, embed_tiles
 from histostudy.features.layouts import detect, open_precomputed, read_header, read_slide
+from histostudy.features.staining import NormalisedSource, load_normaliser, stain_identity
 from histostudy.files import sha256
 from histostudy.stages import run_shard
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from histostudy.encoders.base import Encoder
+    from histostudy.encoders.stain.normaliser import Normaliser
+    from histostudy.features.embed import TileSource
     from histostudy.study import Features, Tiles
 
 logger = logging.getLogger(__name__)
@@ -34,22 +37,50 @@ class _Work:
     reader holds; nothing grows with the pixels of a slide.
     """
 
-    def __init__(self, features: Features, tiles: Tiles, tiles_dir: Path, out_dir: Path, device: str) -> None:
+    def __init__(
+        self, features: Features, tiles: Tiles, tiles_dir: Path, out_dir: Path, device: str, workers: int = 0
+    ) -> None:
         self.features, self.tiles, self.tiles_dir, self.out_dir = features, tiles, Path(tiles_dir), Path(out_dir)
-        self.device = device
+        self.device, self.workers = device, workers
 
     @cached_property
     def encoder(self) -> Encoder:
         return load_encoder(self.features, self.tiles.mpp, self.device, self.tiles.size)
 
     @cached_property
+    def coarser(self) -> dict[float, Encoder]:
+        """The encoder at each coarser scale.
+
+        Raises
+        ------
+        EncoderError
+            If it is not one that the encoder works at.
+        """
+        return {mpp: load_encoder(self.features, mpp, self.device, self.tiles.size) for mpp in self.tiles.scales}
+
+    @cached_property
+    def normaliser(self) -> Normaliser | None:
+        """What takes the stain off, if the study asks for it."""
+        return None if self.features.stain is None else load_normaliser(self.features.stain, self.tiles)
+
+    @cached_property
     def shared(self) -> dict[str, Any]:
         """Identity that all slides share."""
+        stain = {} if self.normaliser is None else {"stain": stain_identity(self.normaliser, self.device)}
         return encoder_identity(self.features, self.tiles.mpp, self.device, self.tiles.size) | {
             "mpp_requested": self.tiles.mpp,
             "tile_px": self.tiles.size,
             "overlap_px": self.tiles.overlap,
+            **stain,
+            **self._scaling,
         }
+
+    @property
+    def _scaling(self) -> dict[str, Any]:
+        """What further scales, and a JPEG scaled by its decoder, add to the identity."""
+        fast = {"jpeg_scale": "fast"} if self.tiles.jpeg_scale == "fast" else {}
+        made = {f"{m:g}": encoder_identity(self.features, m, self.device, self.tiles.size) for m in self.tiles.scales}
+        return fast | ({"scales": made} if made else {})
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         from histostudy.slides.reader import open_slide
@@ -58,18 +89,32 @@ class _Work:
         name = f"{row['slide_id']}.h5"
         tiled = self.tiles_dir / row["tiles_file"]
         identity = {**self.shared, "mpp_slide": float(row["mpp"]), "tiles": row["tiles_identity"]}
+        laid = read_tiles(tiled)
+        coords = laid.coords
         with open_slide(row["path"], mpp=row["mpp"]) as slide:
+            source: TileSource = Reader(slide, self.workers, self.tiles.jpeg_scale == "fast")
+            stain = {}
+            if self.normaliser is not None:
+                source = NormalisedSource(source, self.normaliser, coords, self.tiles, self.device)
+                stain = {"stain_fallback": source.fit.fallback}
+                if source.fit.fallback:
+                    logger.warning(
+                        "%s: its stain cannot be fitted (%s), its tiles keep their colours",
+                        row["slide_id"],
+                        source.fit.fallback.replace("_", " "),
+                    )
             done = embed_tiles(
-                slide,
-                read_tiles(tiled).coords,
+                source,
+                coords,
                 self.out_dir / name,
                 self.encoder,
                 self.tiles,
                 self.features,
                 identity,
                 coords_attrs=coords_attributes(tiled),
+                coarser=[(one, self.coarser[one.mpp]) for one in laid.coarser],
             )
-        return name, {"n_tiles": done, "dim": self.encoder.dim}
+        return name, {"n_tiles": done, "dim": self.encoder.dim} | stain
 
 
 def embed_slides(
@@ -81,6 +126,7 @@ def embed_slides(
     out_dir: Path,
     *,
     device: str = "cpu",
+    workers: int = 0,
 ) -> pd.DataFrame:
     """Compute the features of the slides that have tiles.
 
@@ -98,11 +144,14 @@ def embed_slides(
         Gets ``<slide>.h5``.
     device : str
         ``cpu`` or ``cuda[:i]``.
+    workers : int
+        Threads that read ahead while the encoder works; they change no number.
 
     Returns
     -------
     DataFrame
-        The columns of `COLUMNS`, a row a slide that has tiles.
+        The columns of `COLUMNS`, a row a slide that has tiles; with `features.stain` also `stain_fallback`, why a
+        slide kept its own stain (empty: it did not).
 
     Raises
     ------
@@ -114,7 +163,7 @@ def embed_slides(
     ready = tiles_index.loc[tiles_index["status"] == "ok", ["slide_id", "file", "sha256"]]
     ready = ready.rename(columns={"file": "tiles_file", "sha256": "tiles_identity"})
     rows = ready.merge(slides_index[["slide_id", "path", "mpp", "fingerprint"]], on="slide_id", validate="1:1")
-    work = _Work(features, tiles, tiles_dir, out_dir, device)
+    work = _Work(features, tiles, tiles_dir, out_dir, device, workers)
     code = code_version("histostudy.features.embed", "histostudy.slides.reader", "histostudy.tiles.store")
 
     def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +176,11 @@ def embed_slides(
         }
 
     index = run_shard(rows, work, out_dir=Path(out_dir), identity_of=identity_of, what="features")
-    return _columns(index, COLUMNS)
+    if features.stain is None:
+        return _columns(index, COLUMNS)
+    if "stain_fallback" in index and (left := int(index["stain_fallback"].fillna("").ne("").sum())):
+        logger.warning("%d of %d slides keep their own stain", left, len(index))
+    return _columns(index, [*COLUMNS, "stain_fallback"])
 
 
 def index_precomputed(slides: pd.DataFrame, features: Features) -> pd.DataFrame:

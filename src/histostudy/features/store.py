@@ -3,29 +3,35 @@
 ``/features`` (N, D) float32 or float16, contiguous (a bag is read whole, or some rows of it: 3 to 4 times
 faster than the row-wise chunks of other tools); ``/coords`` (N, 2) int64, level-0 pixels of each tile's top
 left, with TRIDENT's attributes; root attribute ``identity``, JSON. The same input gives the same bytes.
+Parents at a coarser scale (see `histostudy.tiles.coarser`) are beside them as ``/features@<um per pixel>``,
+``/coords@...`` and ``/parent@...``, the row of each tile's parent.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histostudy.errors import FeatureError, at
 from histostudy.files import atomic, digest_of
 
+if TYPE_CHECKING:
+    from histostudy.tiles.coarser import CoarserTiles
+
 #: What decides the numbers of a vector; the rest of an identity is the slide's own.
 ENCODING = (
-    "encoder", "weights_sha256", "revision", "variant", "transform", "precision", "mpp_requested", "tile_px",
-    "overlap_px", "code", "layout", "dtype",
+    "encoder", "weights_sha256", "revision", "variant", "transform", "precision", "runtime", "mpp_requested", "tile_px",
+    "overlap_px", "code", "layout", "dtype", "stain",
+    "jpeg_scale", "scales",
 )  # fmt: skip
 
-Put = Callable[[int, np.ndarray], None]
+Put = Callable[..., None]
 
 
 @dataclass
@@ -86,8 +92,11 @@ def writing(
     dtype: str = "float32",
     coords_attrs: Mapping[str, Any] | None = None,
     positions: str = "px0",
+    coarser: Sequence[CoarserTiles] = (),
 ) -> Iterator[Put]:
     """Write a feature file block by block: ``put(first row, vectors)``. It appears whole or not at all.
+
+    Vectors of parents at a coarser scale: ``put(first row, vectors, um per pixel)``.
 
     Parameters
     ----------
@@ -105,6 +114,8 @@ def writing(
         Attributes of ``/coords`` (TRIDENT's).
     positions : str
         ``px0`` or ``unknown``.
+    coarser : sequence of CoarserTiles
+        The parents of the tiles.
 
     Raises
     ------
@@ -115,7 +126,7 @@ def writing(
 
     path = Path(path)
     coords = np.asarray(coords, np.int64).reshape(-1, 2)
-    done = 0
+    done: dict[float | None, int] = {None: 0}
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         features = file.create_dataset("features", (len(coords), dim), dtype, track_times=False)
         where = file.create_dataset("coords", data=coords, track_times=False)
@@ -126,17 +137,25 @@ def writing(
         file.attrs["identity"] = json.dumps(identity, sort_keys=True)
         file.attrs["positions"] = positions
 
-        def put(first: int, block: np.ndarray) -> None:
-            nonlocal done
+        vectors: dict[float | None, Any] = {None: features}
+        for one in coarser:
+            vectors[one.mpp] = file.create_dataset(f"features@{one.mpp:g}", (len(one), dim), dtype, track_times=False)
+            vectors[one.mpp].attrs["mpp"] = one.mpp
+            file.create_dataset(f"coords@{one.mpp:g}", data=one.coords, track_times=False)
+            file.create_dataset(f"parent@{one.mpp:g}", data=one.parent, track_times=False)
+            done[one.mpp] = 0
+
+        def put(first: int, block: np.ndarray, mpp: float | None = None) -> None:
             with np.errstate(over="ignore"):
                 block = np.ascontiguousarray(block, dtype)
             check_finite(block, path, first)
-            features[first : first + len(block)] = block
-            done += len(block)
+            vectors[mpp][first : first + len(block)] = block
+            done[mpp] += len(block)
 
         yield put
-        if done != len(coords):
-            raise FeatureError(f"{done} of {len(coords)} vectors written", where=path, todo="report this as a bug")
+        wanted, written = sum(map(len, vectors.values())), sum(done.values())
+        if written != wanted:
+            raise FeatureError(f"{written} of {wanted} vectors written", where=path, todo="report this as a bug")
 
 
 def write_features(
@@ -151,6 +170,25 @@ def write_features(
     with writing(path, coords=coords, dim=features.shape[1], identity=identity, dtype=dtype, **options) as put:
         if len(features):
             put(0, features)
+
+
+def read_coarser(path: str | Path, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (M, D) and level-0 places (M, 2) of a slide's parents at a coarser scale.
+
+    Raises
+    ------
+    FeatureError
+        If the file has none at this scale, or holds NaN or infinities.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            features, coords = file[f"features@{mpp:g}"][:], file[f"coords@{mpp:g}"][:]
+    except (OSError, KeyError) as bad:
+        raise FeatureError(f"holds no tiles at {mpp:g} um/px", where=path, todo="run the embed stage again") from bad
+    check_finite(features, path)
+    return features, coords
 
 
 def read_features(path: str | Path) -> SlideFeatures:
