@@ -1,0 +1,175 @@
+"""Snakemake's own records, kept with the results that they are of.
+
+Snakemake knows whether a result holds by a record in `.snakemake/metadata`: the rule, code, parameters and inputs that
+made it. Results that travel without these (a clone, `dvc pull`, rsync) are either made again or, worse, taken for what
+they are not. So each results folder carries its records in `provenance.jsonl`, one line a declared output, bound to the
+output's SHA-256: written when a run ends, well or not, and given back to Snakemake before it plans.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from histostudy.errors import StudyError
+from histostudy.files import write_text
+from histostudy.hashcache import HashCache
+from histostudy.layout import PROVENANCE
+
+logger = logging.getLogger(__name__)
+
+#: Version of Snakemake's records that is understood; another one wants a look at what changed in them.
+FORMAT = 6
+SNAKEMAKE = Path(".snakemake")
+#: What differs between two runs that are the same.
+VOLATILE = ("starttime", "endtime", "job_hash", "external_jobid")
+#: Snakemake cuts the encoded name of an output into folders of this many letters.
+NAME_LETTERS = 254
+
+
+class Output(Protocol):
+    """An output of a rule: a path with wildcards in braces, which knows what it stands for."""
+
+    def match(self, target: str) -> object:
+        """Something true where the path is one of this output's."""
+
+
+def record_path(output: str, kind: str = "metadata") -> Path:
+    """Where Snakemake keeps the record of an output, or (`incomplete`) the mark of one that is being made."""
+    name = urlsafe_b64encode(output.encode()).decode()
+    parts = [name[i : i + NAME_LETTERS] for i in range(0, len(name), NAME_LETTERS)]
+    return SNAKEMAKE.joinpath(kind, *(f"@{part}" for part in parts[:-1]), parts[-1])
+
+
+def save(file: Path, prefixes: Sequence[str], cache: HashCache) -> int:
+    """Write the records of some outputs; returns how many there are.
+
+    Lines of outputs that are not here (another study's features, not pulled) stay as they were.
+
+    Parameters
+    ----------
+    file : Path
+        Where to write them: ``provenance.jsonl`` of a results folder.
+    prefixes : sequence of str
+        How the paths of these outputs begin.
+    cache : HashCache
+        Hashes of large outputs, so that each is read once.
+
+    Raises
+    ------
+    StudyError
+        If Snakemake writes its records in a form that is not known.
+    """
+    found = {output: path for output, path in _records(tuple(prefixes)) if os.path.isfile(output)}
+    lines = {line["target"]: line for line in _lines(file) if not os.path.exists(line["target"])}
+    for (output, path), digest in zip(found.items(), cache.sha256s(found), strict=True):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("record_format_version") != FORMAT:
+            raise StudyError(
+                f"Snakemake's record of {output} has format {record.get('record_format_version')}, not {FORMAT}",
+                todo="install the locked version of snakemake (envs/requirements.lock)",
+            )
+        # the command as the rule has it: with threads and paths filled in it would differ between machines
+        kept = record | dict.fromkeys(VOLATILE) | {"shellcmd": record["code"]}
+        lines[output] = {"target": output, "sha256": digest, "record": kept}
+    if not lines:
+        return 0
+    text = "".join(json.dumps(lines[target], sort_keys=True) + "\n" for target in sorted(lines))
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
+    _seen(file).parent.mkdir(parents=True, exist_ok=True)
+    write_text(_seen(file), _digest(file))
+    return len(lines)
+
+
+def restore(file: Path, cache: HashCache) -> int:
+    """Give Snakemake the records of a file; returns how many it had not.
+
+    Nothing happens where the file of records is the one this working directory wrote or restored last. An output of
+    another content than its line says loses its record, and is made again.
+    """
+    if not file.is_file() or (_seen(file).is_file() and _seen(file).read_text(encoding="utf-8") == _digest(file)):
+        return 0
+    # without this folder Snakemake would take the records for those of a version of its own from long ago
+    (SNAKEMAKE / "incomplete").mkdir(parents=True, exist_ok=True)
+    (SNAKEMAKE / "metadata").mkdir(parents=True, exist_ok=True)
+    here = [line for line in _lines(file) if os.path.isfile(line["target"])]
+    restored = 0
+    for line, digest in zip(here, cache.sha256s(line["target"] for line in here), strict=True):
+        path = record_path(line["target"])
+        if digest != line["sha256"]:
+            path.unlink(missing_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(line["record"]), encoding="utf-8")
+        restored += 1
+    _seen(file).parent.mkdir(parents=True, exist_ok=True)
+    write_text(_seen(file), _digest(file))
+    logger.info("%s: records of %d outputs restored", file, restored)
+    return restored
+
+
+def existing(outputs: Iterable[Output]) -> list[str]:
+    """Files there are of the outputs that rules declare; the files behind an index are not among them."""
+    found = set()
+    for output in outputs:
+        pieces = re.split(r"\{[^{}]+\}", str(output))
+        found.update(file for file in glob.glob("*".join(map(glob.escape, pieces))) if output.match(file))
+    return sorted(found)
+
+
+def refuse_unrecorded(outputs: Iterable[Output]) -> None:
+    """Stop before a result of unknown making is taken for a good one.
+
+    Raises
+    ------
+    StudyError
+        If a declared output exists of which there is no record, nor a mark that it was being made.
+    """
+    here = existing(outputs)
+    lost = [f for f in here if not record_path(f).exists() and not record_path(f, "incomplete").exists()]
+    if lost:
+        raise StudyError(
+            f"{len(lost)} result(s) have no record of how they were made",
+            where=lost[0],
+            todo=f"bring {PROVENANCE} along with them (dvc pull, dvc checkout), or delete them",
+        )
+
+
+def read_records(file: Path) -> list[Mapping[str, Any]]:
+    """Lines of a file of records: `target`, `sha256`, `record`."""
+    return list(_lines(file))
+
+
+def _records(prefixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """Outputs whose paths begin so and that Snakemake has a record of, with its file."""
+    top = SNAKEMAKE / "metadata"
+    for path in sorted(top.rglob("*")):
+        if path.is_file():
+            name = "".join(part.removeprefix("@") for part in path.relative_to(top).parts)
+            output = urlsafe_b64decode(name).decode()
+            if output.startswith(prefixes):
+                yield output, path
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    if file.is_file():
+        with file.open(encoding="utf-8") as stream:
+            yield from map(json.loads, stream)
+
+
+def _seen(file: Path) -> Path:
+    """Where the digest of the records that were written or restored last is kept."""
+    return SNAKEMAKE / "histostudy" / f"{hashlib.sha256(str(file).encode()).hexdigest()[:16]}.seen"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,155 @@
+"""Snakemake's records travel with the results, and vouch for nothing else than what they are of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from histostudy.errors import StudyError
+from histostudy.hashcache import HashCache
+from histostudy.provenance import records
+
+SNAKEFILE = """
+from histostudy.hashcache import HashCache
+from histostudy.provenance import records
+from pathlib import Path
+
+FILE, PREFIXES, CACHE = Path("results/provenance.jsonl"), ["results/"], HashCache()
+if workflow.is_main_process:
+    records.restore(FILE, CACHE)
+
+rule all:
+    input: "results/b.txt"
+
+rule a:
+    input: "in.txt"
+    output: "results/a.txt"
+    params: word=config.get("word", "one")
+    shell: "echo {params.word} $(cat {input}) > {output}"
+
+rule b:
+    input: "results/a.txt"
+    output: "results/b.txt"
+    shell: "cat {input} > {output}; test ! -e fail"
+
+onsuccess:
+    records.save(FILE, PREFIXES, CACHE)
+
+onerror:
+    records.save(FILE, PREFIXES, CACHE)
+
+if workflow.is_main_process:
+    records.refuse_unrecorded(output for rule in workflow.rules for output in rule.output)
+"""
+
+
+def _run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "snakemake", "--cores", "1", "--max-checksum-file-size", "100GB",
+        "--directory", str(folder), "--snakefile", str(folder / "Snakefile"), *options,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+def _jobs(done: subprocess.CompletedProcess[str]) -> set[str]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.MULTILINE)) - {"all"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "Snakefile").write_text(SNAKEFILE)
+    (folder / "in.txt").write_text("data\n")
+    done = _run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def _copy(finished: Path, to: Path, *, snakemake: bool = False) -> Path:
+    shutil.copytree(finished, to, ignore=None if snakemake else shutil.ignore_patterns(".snakemake"))
+    for file in to.rglob("*.txt"):  # as a checkout does, and not in the order they were made in
+        os.utime(file, (1.2e9, 1.2e9) if file.name == "in.txt" else (1e9, 1e9))
+    return to
+
+
+def test_a_copy_elsewhere_has_nothing_to_do(finished: Path, tmp_path: Path) -> None:
+    assert _jobs(_run(_copy(finished, tmp_path / "copy"), "-n")) == set()
+
+
+def test_the_records_say_the_same_whenever_they_are_written(finished: Path, tmp_path: Path) -> None:
+    here = _copy(finished, tmp_path / "again")
+    shutil.rmtree(here / "results")
+    os.utime(here / "in.txt")
+    assert _run(here).returncode == 0
+    assert (here / "results/provenance.jsonl").read_bytes() == (finished / "results/provenance.jsonl").read_bytes()
+
+
+def test_a_changed_parameter_is_seen_through_restored_records(finished: Path, tmp_path: Path) -> None:
+    here = _copy(finished, tmp_path / "copy")
+    assert _jobs(_run(here, "-n", "--config", "word=two")) == {"a", "b"}
+
+
+def test_a_result_of_other_content_loses_its_record(finished: Path, tmp_path: Path) -> None:
+    here = _copy(finished, tmp_path / "copy")
+    (here / "results/b.txt").write_text("tampered\n")
+    done = _run(here, "-n")
+    assert done.returncode != 0
+    assert "results/b.txt" in done.stdout + done.stderr
+
+
+def test_results_without_records_are_refused(finished: Path, tmp_path: Path) -> None:
+    here = _copy(finished, tmp_path / "copy")
+    (here / "results/provenance.jsonl").unlink()
+    done = _run(here, "-n")
+    assert done.returncode != 0
+    assert "2 result(s) have no record of how they were made" in done.stdout + done.stderr
+
+
+def test_a_failed_run_keeps_the_records_of_what_it_made(finished: Path, tmp_path: Path) -> None:
+    here = _copy(finished, tmp_path / "failing", snakemake=True)
+    (here / "fail").touch()
+    assert _run(here, "--config", "word=two").returncode != 0
+    lines = [json.loads(line) for line in (here / "results/provenance.jsonl").read_text().splitlines()]
+    made = {line["target"]: line["record"]["params"] for line in lines}
+    assert made["results/a.txt"] == ["'two'"]
+    # back to the first parameter: the a of the second one must not be taken for it
+    (here / "fail").unlink()
+    elsewhere = _copy(here, tmp_path / "elsewhere")
+    assert _jobs(_run(elsewhere, "-n")) == {"a", "b"}
+    assert _run(elsewhere).returncode == 0
+    assert (elsewhere / "results/b.txt").read_text() == "one data\n"
+
+
+def test_lines_of_what_is_not_here_are_kept(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = _copy(finished, tmp_path / "copy", snakemake=True)
+    monkeypatch.chdir(here)
+    file = Path("results/provenance.jsonl")
+    line = json.loads(file.read_text().splitlines()[0]) | {"target": "results/other.txt"}
+    file.write_text(file.read_text() + json.dumps(line, sort_keys=True) + "\n")
+    assert records.save(file, ["results/"], HashCache()) == 3
+    assert "results/other.txt" in file.read_text()
+
+
+def test_a_format_that_is_not_known_fails_loudly(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = _copy(finished, tmp_path / "copy", snakemake=True)
+    monkeypatch.chdir(here)
+    path = records.record_path("results/a.txt")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"record_format_version": records.FORMAT + 1}))
+    with pytest.raises(StudyError, match="format 7, not 6"):
+        records.save(Path("results/provenance.jsonl"), ["results/"], HashCache())
+
+
+def test_names_longer_than_a_file_name_may_be(tmp_path: Path) -> None:
+    path = records.record_path("results/" + "x" * 400)
+    assert all(len(part) <= 255 for part in path.parts)
+    assert path.parent.name.startswith("@")
