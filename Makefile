@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study test test-fast lint format schema lock clean
+.PHONY: help install study test test-fast lint format schema dvc lock clean
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ format: $(STAMP)  ## format Python and Snakemake code
 
 schema: $(STAMP)  ## write the JSON schema of the study file
 	$(BIN)/histostudy schema > workflow/schemas/study.schema.json
+
+dvc: $(STAMP)  ## write dvc.yaml from the studies
+	$(BIN)/histostudy dvc > dvc.yaml.new && mv dvc.yaml.new dvc.yaml
 
 lock: $(STAMP)  ## pin the newest versions that fit pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

@@ -24,6 +24,7 @@ def test_every_default_is_written_out_and_reads_back_the_same() -> None:
     whole = resolve(study)
     assert whole["tiles"] == {
         "mpp": 0.5, "size": 224, "overlap": 0, "min_tissue": 0.5, "tolerance": 0.05, "label": None, "spots": None,
+        "scales": [], "jpeg_scale": "exact",
     }  # fmt: skip
     assert resolve(parse_study(whole)) == whole
 

@@ -11,6 +11,11 @@ import typer
 
 from histostudy import __version__, log
 from histostudy.cli_cohort import StudyFile, cohort_app
+from histostudy.cli_encoders import pretrain
+from histostudy.cli_features import encoder_app, features_app
+from histostudy.cli_release import release_app
+from histostudy.cli_stain import add_stain_verbs
+from histostudy.cli_tissue import add_tissue_verbs
 from histostudy.errors import BadSlideError, ConfigError, StudyError
 
 app = typer.Typer(
@@ -21,6 +26,10 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cohort_app, name="cohort")
+app.add_typer(release_app)
+app.add_typer(features_app, name="features")
+app.add_typer(encoder_app, name="encoder")
+app.command()(pretrain)
 
 MaybeStudy = Annotated[Path | None, typer.Option("--study", help="Study file: work on a shard of its slides.")]
 Shard = Annotated[str | None, typer.Option("--shard", help="Shard I of N, as I/N.", metavar="I/N")]
@@ -175,12 +184,13 @@ def embed(
     allow_mpp_mismatch: Annotated[bool, typer.Option(help="Run the encoder off its scale.")] = False,
     study: MaybeStudy = None,
     shard: Shard = None,
+    threads: Annotated[int, typer.Option(help="Threads of a shard: all but one read tiles ahead.")] = 1,
 ) -> None:
     """Encode the tiles: of one slide as HDF5, or of a study's shard."""
     if study is not None:
         from histostudy.verbs.slides import embed_shard
 
-        embed_shard(study, _shard(shard))
+        embed_shard(study, _shard(shard), threads)
         return
     from histostudy.study import Features, Tiles
     from histostudy.studyfile import checked
@@ -196,6 +206,14 @@ def pairs(study: StudyFile, name: Annotated[str, typer.Option("--set", help="Whi
     from histostudy.verbs.pairs import pairs_shard
 
     pairs_shard(study, name, _shard(shard))
+
+
+@app.command("embed-tiles", hidden=True)
+def embed_tiles(study: StudyFile, task: Annotated[str, typer.Option(help="Task of labelled tiles.")]) -> None:
+    """Encode the labelled tiles of a task."""
+    from histostudy.verbs.labelled import embed_labelled_of_study
+
+    embed_labelled_of_study(study, task)
 
 
 @app.command(hidden=True)
@@ -328,6 +346,10 @@ def _out(output: Path | None) -> Path:
     if output is None:
         raise ConfigError("nowhere to write", todo="give --output FILE")
     return output
+
+
+add_stain_verbs(app, _shard)
+add_tissue_verbs(app)
 
 
 def main() -> None:

@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = __package__
 #: Imported everywhere and without effect on a result: what is said, not what is computed. The study's keys are
 #: here because their values are in every identity anyway.
-_KEYS = ("log", "errors", "layout", "study", "studyfile", "tasks", "continual_keys", "simulate_keys")
+_KEYS = (
+    "log", "errors", "layout", "study", "studyfile", "tasks", "continual_keys", "simulate_keys", "model_kinds",
+    "stain_keys", "runtime_keys", "pretrain_keys", "tissue_keys", "scale_keys",
+)  # fmt: skip
 NEUTRAL = frozenset({PACKAGE, *(f"{PACKAGE}.{name}" for name in _KEYS)})
 
 

@@ -100,11 +100,15 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def files_of(path: str | Path) -> list[Path]:
+    """A file, or every file below a folder, in the order of their names."""
+    path = Path(path)
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
 def listing(path: str | Path) -> list[list[str | int]]:
     """Name, size and time of a file, or of every file below a folder, in the order of their names."""
-    path = Path(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
+    return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files_of(path)]
 
 
 def digest_of(value: Any) -> str:

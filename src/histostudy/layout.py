@@ -7,9 +7,13 @@ from pathlib import Path
 
 from histostudy.errors import ConfigError
 from histostudy.files import digest_of, read_json, write_json
+from histostudy.runtime_keys import runtime_label
+from histostudy.scale_keys import scale_settings
 from histostudy.study import Study
 
 RESULTS = Path("results")
+#: Name of the file of records in a results folder.
+PROVENANCE = "provenance.jsonl"
 
 
 def shard_count(n_slides: int, shard_size: int) -> int:
@@ -41,8 +45,23 @@ class Layout:
 
     def __init__(self, study: Study, root: Path = RESULTS) -> None:
         self.study = study
+        self.root = root
         self.cohort = root / "cohorts" / study.cohort.name
         self.home = root / "studies" / study.study
+
+    @property
+    def provenance(self) -> dict[Path, list[str]]:
+        """Files of the records of how results were made, with the beginnings of the paths of these results.
+
+        The cohort's are shared with other studies; of the study's own the summary lies beside its folder.
+        """
+        own = [f"{self.home}/", f"{self.summary}."]
+        return {self.cohort / PROVENANCE: [f"{self.cohort}/"], self.home / PROVENANCE: own}
+
+    @property
+    def summary(self) -> Path:
+        """The metrics in one small file, for git: with the suffix ``.json``, and ``.csv``."""
+        return self.root / "summary" / self.study.study
 
     @property
     def source(self) -> Path:
@@ -75,10 +94,16 @@ class Layout:
         return self.cohort / "tissue" / self.study.tissue.method
 
     @property
+    def trained_tissue(self) -> Path:
+        """Folder of the tissue network that the study trains."""
+        return self.home / "tissue"
+
+    @property
     def scale(self) -> str:
         """Name of the tile set: ``0.5um_224px``, with the label where there is one."""
         tiles = self.study.tiles
-        return f"{tiles.mpp:g}um_{tiles.size}px" + (f"_{tiles.label}" if tiles.label else "")
+        coarser = "".join(f"+{mpp:g}um" for mpp in tiles.scales)
+        return f"{tiles.mpp:g}um{coarser}_{tiles.size}px" + (f"_{tiles.label}" if tiles.label else "")
 
     @property
     def tiles(self) -> Path:
@@ -92,12 +117,30 @@ class Layout:
         if features.precomputed is not None:
             return self.cohort / "features" / "precomputed" / f"{features.precomputed.name}"
         name = str(features.encoder).replace("/", "--").replace(":", "-")
-        return self.cohort / "features" / self.scale / name
+        if self.study.pretrain is not None and self.study.pretrain.name != name:
+            name += f"-{self.study.pretrain.name}"
+        if features.stain is not None:
+            target = features.stain.target
+            name += f"-{features.stain.method}" + (f"-{target.stem}" if target is not None else "")
+        fast = "-fast" if self.study.tiles.jpeg_scale == "fast" else ""
+        return self.cohort / "features" / self.scale / (name + runtime_label(features) + fast)
+
+    @property
+    def stain(self) -> Path:
+        """Folder of what the stain of each slide is, at the scale of the tiles."""
+        return self.cohort / "stain" / self.scale
+
+    @property
+    def encoder(self) -> Path:
+        """Folder of the encoder that the study makes; of one that makes none, where it would lie."""
+        name = "pretrained" if self.study.pretrain is None else self.study.pretrain.name
+        return self.cohort / "encoders" / name
 
     @property
     def features_table(self) -> Path:
-        """Index of the features of every slide of the study."""
-        return self.features / "index.parquet"
+        """Index of the features of every slide of the study; of its tissue where no tile is embedded."""
+        embedded = self.study.uses_bags or self.study.features.precomputed is not None
+        return (self.features if embedded else self.tissue) / "index.parquet"
 
     @property
     def bags(self) -> Path:
@@ -107,6 +150,10 @@ class Layout:
     def shard(self, folder: Path, shard: int | str) -> Path:
         """Index of one shard in a stage's folder."""
         return folder / f"shard-{shard}.parquet"
+
+    def labelled(self, task: str) -> Path:
+        """Folder of the vectors, mean colours and pixels of a task's labelled tiles."""
+        return self.home / "tiles" / task
 
     def runs(self, task: str, model: str) -> Path:
         """Folder of the runs of a model on a task."""
@@ -128,6 +175,10 @@ class Layout:
         """All models over all tasks: `models`, or their `ranks`."""
         return self.home / "tables" / f"{table}.csv"
 
+    def audit(self, table: str) -> Path:
+        """Table of the audit of stain: `audit`, or `slides`, the stain of each."""
+        return self.home / "tables" / f"stain_{table}.csv"
+
     def curves(self, task: str) -> Path:
         """Tables behind the figures of a task: ROC and PR curves, calibration, Kaplan-Meier and others."""
         return self.home / "tables" / f"{task}_curves.json"
@@ -144,10 +195,15 @@ class Layout:
         if not study.has_slides:
             return
         # the batch is how, not what
-        shared = {self.features: study.features.model_dump(mode="json", exclude={"batch_size"})}
-        if study.features.precomputed is None:
+        embedded = study.uses_bags or study.features.precomputed is not None
+        shared = {self.features: study.features.model_dump(mode="json", exclude={"batch_size"})} if embedded else {}
+        if study.features.precomputed is None and (study.uses_tissue or study.pretrain is not None):
             shared[self.tissue] = study.tissue.model_dump(mode="json")
-            shared[self.tiles] = study.tiles.model_dump(mode="json") | {"tissue": study.tissue.method}
+        if study.features.precomputed is None and embedded:
+            tiles = scale_settings(study.tiles.model_dump(mode="json"))
+            shared[self.tiles] = tiles | {"tissue": study.tissue.method}
+        if study.pretrain is not None:
+            shared[self.encoder] = study.pretrain.model_dump(mode="json") | {"seed": study.seed, "scale": self.scale}
         todo = []
         for folder, settings in shared.items():
             note, mine = folder / "made_for.json", {"settings": digest_of(settings), "study": study.study}

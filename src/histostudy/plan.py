@@ -15,33 +15,52 @@ from typing import Any
 import yaml
 
 from histostudy.codeversion import code_version
-from histostudy.errors import TableError
+from histostudy.errors import ConfigError, TableError
 from histostudy.features.pairs import PairSettings
-from histostudy.files import digest_of, listing, sha256, write_text
+from histostudy.files import digest_of, files_of, sha256, write_text
+from histostudy.hashcache import HashCache
 from histostudy.layout import RESULTS, Layout, shard_count, shard_of
 from histostudy.study import Features, Study
 from histostudy.studyfile import parse_study, resolve
-from histostudy.tasks import EVALUATED_ONLY, Expression
+from histostudy.tasks import EVALUATED_ONLY, Expression, Segmentation, TileClassification
 
 TEMPLATES = Path(__file__).parent / "report" / "templates"
+TISSUE_WEIGHTS = Path(__file__).parent / "tissue" / "weights" / "unet.safetensors"
 #: Modules whose code a stage's results depend on.
 STAGES = {
     "simulate": ("histostudy.simulate.cohort", "histostudy.simulate.features"),
     "slides": ("histostudy.slides.stage",),
     "tissue": ("histostudy.tissue.stage",),
+    "train_tissue": ("histostudy.verbs.train_tissue",),
     "tiles": ("histostudy.tiles.stage",),
     "embed": ("histostudy.features.stage",),
+    "pretrain": ("histostudy.encoders.pretraining.loop", "histostudy.verbs.pretrain"),
     "pairs": ("histostudy.features.pairing",),
+    "stain": ("histostudy.features.staining",),
+    "audit": ("histostudy.verbs.stain",),
     "index": ("histostudy.verbs.slides",),
     "cohort": ("histostudy.verbs.tables", "histostudy.cohort.table_one"),
     "split": ("histostudy.verbs.tables", "histostudy.splits.audit"),
     "bags": ("histostudy.verbs.bags",),
     "train": ("histostudy.verbs.tables", "histostudy.training.stage", "histostudy.features.bagfile"),
+    "segment": ("histostudy.verbs.tables", "histostudy.verbs.segmentation", "histostudy.training.segmentation.stage"),
     "evaluate": ("histostudy.verbs.tables", "histostudy.evaluation.stage"),
+    "evaluate_segmentation": (
+        "histostudy.verbs.tables", "histostudy.verbs.segmentation", "histostudy.evaluation.segmentation",
+    ),
+    "embed_tiles": ("histostudy.training.tile_classification.embed", "histostudy.verbs.labelled"),
+    "train_tiles": (
+        "histostudy.verbs.tables", "histostudy.verbs.labelled", "histostudy.training.tile_classification.run",
+    ),
+    "evaluate_tiles": (
+        "histostudy.verbs.tables", "histostudy.verbs.labelled", "histostudy.evaluation.stage",
+        "histostudy.evaluation.few_shot",
+    ),
     "transfer": ("histostudy.verbs.tables", "histostudy.verbs.transfer"),
     "learn": ("histostudy.verbs.tables", "histostudy.training.continual.sequence", "histostudy.features.bagfile"),
     "sequence": ("histostudy.verbs.tables", "histostudy.evaluation.continual"),
     "overview": ("histostudy.verbs.overview",),
+    "summary": ("histostudy.verbs.summary",),
     "figures": ("histostudy.verbs.figures",),
     "report": ("histostudy.verbs.report",),
 }
@@ -58,15 +77,18 @@ class Plan:
     layout : Layout
         Its paths.
     shards : dict
-        Shard number to a digest of all that its slides are: ids, paths, given scales, sizes, times.
+        Shard number to a digest of all that its slides are: ids, paths, given scales, a glance at each.
     n_shards : int
         Number of shards, those without a slide among them.
+    hashes : HashCache
+        What is known of the files that the study reads.
     """
 
     study: Study
     layout: Layout
     shards: dict[int, str] = field(default_factory=dict)
     n_shards: int = 1
+    hashes: HashCache = field(default_factory=HashCache)
 
     @property
     def file(self) -> Path:
@@ -113,6 +135,7 @@ class Plan:
                 if spec
                 else {},
                 "seed": self.study.seed,
+                "timings": self.study.compare.timings,
             }
         )
 
@@ -124,6 +147,8 @@ class Plan:
     def model_inputs(self, task: str, model: str) -> list[str]:
         """Files that a model's runs depend on beside the cohort's: foreign predictions, runs of its sources, pairs."""
         spec = self.study.models.get(model)
+        if task in self.labelled:
+            return [str(self.layout.labelled(task) / "index.parquet")]
         if spec is None:
             return []
         files = [] if spec.predictions is None else [spec.predictions]
@@ -143,8 +168,18 @@ class Plan:
         return digest_of([simulate.model_dump(mode="json") if simulate else None, self.study.seed])
 
     def files(self, *paths: Path | None) -> str:
-        """Digest of names, sizes and times of files and folders that no rule lists as its input."""
-        return digest_of([listing(path) for path in paths if path is not None])
+        """Digest of files and folders that no rule lists as its input: of what a glance at each shows, not of times."""
+        # the encoder that the study makes is an input of the rules that use it
+        made = self.layout.encoder if self.study.pretrain is not None else None
+        found = [file for path in paths if path not in (None, made) for file in files_of(path)]
+        return digest_of([[str(file) for file in found], self.hashes.glances(found)])
+
+    def tissue_weights(self) -> str:
+        """Digest of the weights of the tissue method, given or shipped."""
+        tissue = self.study.tissue
+        if tissue.checkpoint is not None:
+            return self.files(tissue.checkpoint)
+        return sha256(TISSUE_WEIGHTS) if tissue.method == "unet" else ""
 
     def given_features(self) -> str:
         """Digest of the files of another tool's features; drawn ones follow from the tables drawn with them."""
@@ -155,17 +190,47 @@ class Plan:
         return [str(self.layout.shard(folder, i)) for i in self.shards]
 
     @property
+    def encoder(self) -> list[str]:
+        """Files of the encoder that the study makes; most studies make none."""
+        from histostudy.encoders.pretraining.release import FILES
+
+        return [str(self.layout.encoder / name) for name in FILES] if self.study.pretrain is not None else []
+
+    @property
+    def trained_tissue(self) -> list[str]:
+        """Files of the tissue network that the study trains; most studies train none."""
+        from histostudy.verbs.train_tissue import FILES
+
+        return [str(self.layout.trained_tissue / name) for name in FILES] if self.study.train_tissue is not None else []
+
+    @property
     def pairs(self) -> list[str]:
         """Names of the pairs that the models learn from; most studies have none."""
         wanted = [PairSettings.of(model.recipe) for model in self.study.models.values()]
         return sorted({settings.name for settings in wanted if settings is not None})
 
     @property
+    def labelled(self) -> list[str]:
+        """Tasks of labelled tiles; most studies have none."""
+        return [task.name for task in self.study.tasks if isinstance(task, TileClassification)]
+
+    def labelled_settings(self, name: str) -> str:
+        """Digest of what the vectors of a task's tiles depend on: how they are seen, by what, and the images."""
+        from histostudy.training.tile_classification.table import needs_pixels, read_tile_table
+
+        task = self.study.task(name)
+        assert isinstance(task, TileClassification)
+        images = [] if self.study.cohort.simulate is not None else read_tile_table(task).files
+        seen = [task.mpp, task.size, needs_pixels(self.study, name), self.settings("features", "tiles")]
+        return digest_of([seen, self.files(self.study.features.checkpoint, *images)])
+
+    @property
     def bags(self) -> list[str]:
         """Files of the study's bags; a study of tables alone has none."""
-        from histostudy.features.bagfile import FILES
+        from histostudy.features.bagfile import COARSER_FILES, FILES
 
-        return [str(self.layout.bags / name) for name in FILES] if self.study.has_slides else []
+        names = (*FILES, *(COARSER_FILES if self.study.tiles.scales else ()))
+        return [str(self.layout.bags / name) for name in names] if self.study.uses_bags else []
 
     @property
     def data_files(self) -> list[str]:
@@ -182,6 +247,9 @@ class Plan:
         paths += [self.study.tiles.spots]
         for task in self.study.tasks:
             paths += [task.table, task.centroids] if isinstance(task, Expression) else []
+            paths += [task.table] if isinstance(task, TileClassification) else []
+            if isinstance(task, Segmentation) and self.study.cohort.simulate is None:  # drawn ones come with the slides
+                paths += sorted(task.annotations.glob("*.geojson"))
         for modality in self.study.modalities.values():
             paths += [modality.table, modality.groups]
         return [str(path) for path in dict.fromkeys(paths) if path is not None]
@@ -210,24 +278,32 @@ def make_plan(
     """
     study = parse_study(config, source=source)
     layout = Layout(study, root)
+    if study.pretrain is not None:
+        if study.features.checkpoint not in (None, layout.encoder):
+            what = "features.checkpoint and pretrain: the encoder is made, or given, not both"
+            raise ConfigError(what, where=source, todo="leave one of them out")
+        study.features.checkpoint = layout.encoder
     if study.cohort.simulate is not None:
         if study.cohort.simulate.features is not None:
             study.features = Features(precomputed=layout.source / "features", layout="plain")
         for task in study.tasks:
-            if isinstance(task, Expression):
+            if isinstance(task, Expression | TileClassification):
                 task.table = layout.source / task.table.name
+            if isinstance(task, Segmentation):
+                task.annotations = layout.source / task.annotations.name
         for modality in study.modalities.values():
             if modality.table is not None:
                 modality.table = layout.source / modality.table.name
             if modality.groups is not None:
                 modality.groups = layout.source / modality.groups.name
-    rows = _slide_rows(study, layout, check)
+    hashes = HashCache()
+    rows = {} if study.cohort.thumbnails else _slide_rows(study, layout, check, hashes)
     n_shards = shard_count(len(rows), study.cohort.shard_size)
     members: dict[int, list[Any]] = {}
     for slide_id, facts in sorted(rows.items()):
         members.setdefault(shard_of(slide_id, n_shards), []).append([slide_id, facts])
     shards = {shard: digest_of(slides) for shard, slides in sorted(members.items())}
-    return Plan(study, layout, shards, n_shards)
+    return Plan(study, layout, shards, n_shards, hashes)
 
 
 def use_this_environment() -> None:
@@ -236,7 +312,7 @@ def use_this_environment() -> None:
     os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
 
 
-def _slide_rows(study: Study, layout: Layout, check: bool) -> dict[str, Any]:
+def _slide_rows(study: Study, layout: Layout, check: bool, hashes: HashCache) -> dict[str, Any]:
     """Slides of the study with what their shard's digest is made of."""
     if study.cohort.simulate is not None:
         from histostudy.simulate.cohort import plan as plan_cohort
@@ -249,14 +325,12 @@ def _slide_rows(study: Study, layout: Layout, check: bool) -> dict[str, Any]:
     from histostudy.verbs.tables import check_tables, slides_of
 
     slides = (check_tables if check else slides_of)(study, layout)
-    rows = {}
-    for row in slides.to_dict("records"):
-        facts: dict[str, Any] = {"mpp": row.get("mpp"), "patient": row["patient_id"]}
-        if study.features.precomputed is None:
-            path = Path(row["path"])
-            stat = path.stat()
-            facts |= {"path": str(path), "size": stat.st_size, "mtime": stat.st_mtime_ns}
-        rows[row["slide_id"]] = facts
+    rows = {
+        row["slide_id"]: {"mpp": row.get("mpp"), "patient": row["patient_id"]} for row in slides.to_dict("records")
+    }
+    if study.features.precomputed is None and rows:
+        for facts, path, seen in zip(rows.values(), slides["path"], hashes.glances(slides["path"]), strict=True):
+            facts |= {"path": str(path), "seen": seen}
     if not rows and study.has_slides:
         raise TableError("no slides", where=layout.slides_csv, todo="give it at least one row")
     return rows

@@ -46,6 +46,14 @@ class SimulateFeatures(Keys):
         return self
 
 
+class SimulateTiles(Keys):
+    """Tiles of a synthetic cohort's slides whose tissue is known: a table for a task of labelled tiles."""
+
+    each: int = Field(3, ge=1, description="Tiles of each tissue a slide, at most.")
+    side_um: float = Field(112.0, gt=0, description="Side of a tile, micrometres.")
+    purity: float = Field(0.9, gt=0, le=1, description="Smallest share of its tissue in a tile.")
+
+
 class Simulate(Keys):
     """A synthetic cohort with planted, known effects."""
 
@@ -58,4 +66,7 @@ class Simulate(Keys):
     genes: int = Field(12, ge=2, description="Genes; a third of them follow the share of glands.")
     features: SimulateFeatures | None = Field(
         None, description="Draw features of tiles rather than pixels: a cohort for the statistics, in seconds."
+    )
+    labelled_tiles: SimulateTiles | None = Field(
+        None, description="Write tiles.csv too: tiles of known tissue, for a task of kind tile_classification."
     )

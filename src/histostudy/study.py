@@ -11,11 +11,17 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from histostudy.continual_keys import Continual, check_sequence
+from histostudy.model_kinds import BAG_KINDS, FAMILIES, check_kinds, controls_of, learns
+from histostudy.pretrain_keys import Pretrain, check_pretrain
+from histostudy.runtime_keys import RuntimeKeys
+from histostudy.scale_keys import ScaleKeys, check_pixels, check_scales
 from histostudy.simulate_keys import Simulate
+from histostudy.stain_keys import Audits, Stain, check_stain
 from histostudy.tasks import Keys, Name, Task
+from histostudy.tissue_keys import TrainTissue, check_train_tissue
 
 #: Models every table holds beside the study's own: the trivial controls.
-CONTROLS = ("prior", "clinical")
+CONTROLS = ("prior", "clinical", "colour")
 
 
 class Cohort(Keys):
@@ -28,13 +34,14 @@ class Cohort(Keys):
     )
     patients: Path | None = Field(None, description="CSV: patient_id, outcomes, covariates [, site].")
     simulate: Simulate | None = Field(None, description="Draw a synthetic cohort instead of reading tables.")
+    thumbnails: bool = Field(False, description="No patients and no slides: train_tissue draws thumbnails.")
     note: str | None = Field(None, description="A sentence that the report's first lines must say of this cohort.")
     max_failed: float = Field(0.2, ge=0, le=1, description="Largest share of slides that may fail.")
     shard_size: int = Field(64, ge=1, description="Slides a shard, about.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Cohort:
-        if self.simulate is None and self.slides is None and self.patients is None:
+        if not (self.thumbnails or self.simulate or self.slides or self.patients):
             raise ValueError(
                 "give cohort.slides (a CSV), cohort.patients (for a study without slides) or cohort.simulate"
             )
@@ -46,14 +53,15 @@ class Cohort(Keys):
 class Tissue(Keys):
     """Where tissue is."""
 
-    method: Name = Field("otsu", description="Segmenter: otsu, classical.")
+    method: Name = Field("otsu", description="Segmenter: otsu, classical, unet, atlaspatch, grandqc, hest.")
+    checkpoint: Path | None = Field(None, description="Local weights of the segmenter (unet ships with its own).")
     working_mpp: float = Field(8.0, gt=0, description="Scale the segmenter works at, um/px.")
     min_area_um2: float = Field(50_000.0, ge=0, description="Smaller pieces of tissue are dropped.")
     min_hole_um2: float = Field(20_000.0, ge=0, description="Smaller holes are filled.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the segmenter.")
 
 
-class Tiles(Keys):
+class Tiles(ScaleKeys):
     """Tiles at one exact scale on one lattice a slide."""
 
     mpp: float = Field(0.5, gt=0, description="Micrometres per pixel of a tile.")
@@ -70,10 +78,11 @@ class Tiles(Keys):
     def _overlap_is_smaller(self) -> Tiles:
         if self.overlap >= self.size:
             raise ValueError(f"overlap {self.overlap} must be smaller than size {self.size}")
+        check_scales(self.mpp, self.scales, self.spots is not None)
         return self
 
 
-class Features(Keys):
+class Features(RuntimeKeys):
     """One vector a tile: computed by an encoder, or read from another tool's files."""
 
     encoder: str | None = Field(None, description="builtin, a registered name, timm:<id> or transformers:<id>.")
@@ -81,6 +90,7 @@ class Features(Keys):
     layout: Literal["auto", "trident", "clam", "stamp", "atlaspatch", "plain"] = "auto"
     checkpoint: Path | None = Field(None, description="Local weights of the encoder (file or folder).")
     allow_mpp_mismatch: bool = Field(False, description="Let an encoder run off the scale it was trained at.")
+    stain: Stain | None = Field(None, description="Stain normalisation of the tiles before they are encoded.")
     batch_size: int = Field(64, ge=1, description="Tiles a batch of the encoder.")
     dtype: Literal["float32", "float16"] = Field("float32", description="Type the features are stored in.")
 
@@ -183,6 +193,10 @@ class Model(Keys):
     continual: Continual | None = Field(
         None, description="It learns the tasks of the study's `sequence` one after the other, by this method."
     )
+    classifier: Literal["linear_probe", "knn", "prototypes", "finetune", "dct_histotransformer"] | None = Field(
+        None, description="It tells labelled tiles apart, from their features or their pixels."
+    )
+    segmenter: Name | None = Field(None, description="unet or h2g: it learns tasks of kind segmentation.")
     modalities: list[Name] = Field(default_factory=list, description="The study's modalities that it sees.")
     fusion: Literal["concat", "bilinear"] = Field(
         "concat", description="How modalities join an aggregator that has no way of its own."
@@ -196,8 +210,13 @@ class Model(Keys):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Model:
-        if sum(one is not None for one in (self.aggregator, self.predictions, self.continual)) != 1:
-            raise ValueError("give aggregator, or predictions made elsewhere, or continual")
+        kinds = (self.aggregator, self.predictions, self.continual, *(getattr(self, key) for key in FAMILIES))
+        if sum(one is not None for one in kinds) != 1:
+            others = " or ".join(FAMILIES)
+            raise ValueError(f"give aggregator, or predictions made elsewhere, or continual, or {others}")
+        own = next((key for key in FAMILIES if getattr(self, key) is not None), None)
+        if own is not None and (self.recipe or self.modalities or self.sources):
+            raise ValueError(f"a model with {own} takes options and training only")
         if self.continual is not None and (self.recipe or self.modalities or self.sources):
             raise ValueError("a model with continual takes options and training only")
         if self.predictions is not None and (self.options or self.recipe or self.modalities or self.sources):
@@ -218,6 +237,9 @@ class Compare(Keys):
         None, description="Model that the others which learn the sequence are compared with (default: the first)."
     )
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    timings: bool = Field(
+        False, description="Put the seconds that runs took into the results, which no other run gives again."
+    )
 
 
 class Study(Keys):
@@ -227,7 +249,9 @@ class Study(Keys):
     seed: int = Field(0, ge=0, description="Every random number is derived from it.")
     cohort: Cohort
     tissue: Tissue = Field(default_factory=lambda: Tissue())
+    train_tissue: TrainTissue | None = Field(None, description="Train the network of the tissue method unet.")
     tiles: Tiles = Field(default_factory=lambda: Tiles())
+    pretrain: Pretrain | None = Field(None, description="Make the encoder `pretrained` of the cohort's own tiles.")
     features: Features = Field(default_factory=lambda: Features())
     splits: Splits = Field(default_factory=lambda: Splits())
     tasks: list[Task] = Field(default_factory=list)
@@ -238,9 +262,19 @@ class Study(Keys):
     modalities: dict[Name, Modality] = Field(default_factory=dict)
     models: dict[Name, Model] = Field(default_factory=dict)
     compare: Compare = Field(default_factory=lambda: Compare())
+    audit: Audits = Field(
+        default_factory=list,
+        description="`stain`: do features tell slides and sites apart, do they hold under another stain or scanner?",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
+        drawn = self.cohort.simulate is not None and self.cohort.simulate.features is not None
+        check_stain(self.audit, self.features.stain, self.has_slides and self.features.precomputed is None, drawn)
+        f, pixels = self.features, self.has_slides and self.features.precomputed is None and not drawn
+        check_pixels(self.tiles.scales, pixels)
+        check_pretrain(self.pretrain, f.encoder, f.checkpoint, f.stain, pixels)
+        check_train_tissue(self.train_tissue, self.cohort.thumbnails, self.has_slides or self.cohort.patients)
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"two tasks of one name in {names}")
@@ -269,8 +303,8 @@ class Study(Keys):
             self.compare.reference = of_tasks[0]
         if self.compare.reference in self.learners:
             raise ValueError(f"compare.reference {self.compare.reference!r} learns the sequence; see compare.sequence")
-        # the linear model on the mean of the tiles is a control of every table
-        if self.models and self.has_slides and not any(m.aggregator == "mean" for m in self.models.values()):
+        # the linear model on the mean of the tiles is a control of every table of patients' outcomes
+        if self.models and self.uses_bags and not any(m.aggregator == "mean" for m in self.models.values()):
             if "mean" in self.models:
                 raise ValueError("model name 'mean' is kept for the mean-pool control")
             self.models = {"mean": Model(aggregator="mean"), **self.models}
@@ -287,6 +321,7 @@ class Study(Keys):
             if model.sources and self.models[model.sources].training.epoch == "last" != model.training.epoch:
                 # its source would have been trained on the inner part that is to choose its epoch
                 raise ValueError(f"models.{name}.sources {model.sources!r} has epoch: last; give both the same")
+        check_kinds(self.models, {task.name: task.kind for task in self.tasks}, self.learners)
         self._check_transfer()
 
     def _check_transfer(self) -> None:
@@ -305,6 +340,18 @@ class Study(Keys):
     def has_slides(self) -> bool:
         """Whether the study has slides, not tables alone."""
         return self.cohort.simulate is not None or self.cohort.slides is not None
+
+    @property
+    def uses_bags(self) -> bool:
+        """Whether tiles are embedded: for a task learned from bags of features, or a look at the cohort alone."""
+        kinds = {task.kind for task in self.tasks}
+        return self.has_slides and (not kinds or bool(kinds & set(BAG_KINDS)) or bool(self.audit))
+
+    @property
+    def uses_tissue(self) -> bool:
+        """Whether tissue is outlined: labelled tiles need none."""
+        kinds = {task.kind for task in self.tasks}
+        return self.has_slides and kinds != {"tile_classification"}
 
     def outcome_columns(self) -> set[str]:
         """Columns of patients that say an outcome, or the fold."""
@@ -334,5 +381,11 @@ class Study(Keys):
 
     def model_names(self, task: str) -> list[str]:
         """Models of a task, controls first; `clinical` only where the task names covariates."""
-        controls = ["prior", "clinical"] if self.task(task).adjust else ["prior"]
-        return [*controls, *(name for name in self.models if name not in self.learners)]
+        kind = self.task(task).kind
+        mine = [name for name, model in self.models.items() if name not in self.learners and learns(model, kind)]
+        return [*controls_of(kind, bool(self.task(task).adjust)), *mine]
+
+    def reference_of(self, task: str) -> str | None:
+        """Model that the others of a task are compared with: `compare.reference`, or the task's first one."""
+        names = [name for name in self.model_names(task) if name in self.models]
+        return self.compare.reference if self.compare.reference in names else next(iter(names), None)

@@ -18,7 +18,7 @@ S = TypeVar("S", bound=Keys)
 
 _PATH_KEYS = (
     ("cohort", "slides"), ("cohort", "patients"), ("features", "precomputed"), ("features", "checkpoint"),
-    ("splits", "published"), ("tiles", "spots"),
+    ("splits", "published"), ("tiles", "spots"), ("tissue", "checkpoint"),
 )  # fmt: skip
 
 
@@ -46,12 +46,20 @@ def parse_study(config: Mapping[str, Any], *, source: str | Path | None = None) 
     drawn = study.cohort.simulate is not None
     parts += [(section, getattr(study, section), (key,)) for section, key in _PATH_KEYS if not drawn]
     parts += [(f"models.{name}", model, ("predictions",)) for name, model in study.models.items()]
+    parts += [("features.stain", study.features.stain, ("target",))] if study.features.stain is not None else []
+    parts += [("train_tissue", study.train_tissue, ("real",))] if study.train_tissue is not None else []
+    if study.pretrain is not None:
+        parts.append(("pretrain", study.pretrain, ("images", "teacher_checkpoint")))
     if not drawn:  # a simulated cohort's tables are drawn by the study itself
         parts += [(f"tasks.{t.name}", t, ("table", "centroids")) for t in study.tasks if t.kind == "expression"]
+        parts += [(f"tasks.{t.name}", t, ("table",)) for t in study.tasks if t.kind == "tile_classification"]
+        parts += [(f"tasks.{t.name}", t, ("annotations",)) for t in study.tasks if t.kind == "segmentation"]
         parts += [(f"modalities.{name}", m, ("table", "groups")) for name, m in study.modalities.items()]
     for where, part, keys in parts:
         for key in keys:
-            if (value := getattr(part, key)) is not None:
+            # the encoder that a study trains is not there yet
+            made = where == "features" and key == "checkpoint" and study.pretrain is not None
+            if (value := getattr(part, key)) is not None and not made:
                 setattr(part, key, _find(value, base, f"{where}.{key}", source))
     return study
 
@@ -108,7 +116,7 @@ def _find(path: Path, base: Path, key: str, source: str | Path | None) -> Path:
     expanded = Path(os.path.expandvars(path)).expanduser()
     for folder in (base, Path.cwd()):
         if (folder / expanded).exists():
-            found = (folder / expanded).resolve()
+            found = Path(os.path.normpath(folder / expanded))  # a link stays one: DVC may make links of the data
             # relative where it can be, so that a study's folder can move with its data
             return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
     raise ConfigError(

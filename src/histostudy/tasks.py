@@ -92,4 +92,84 @@ class Expression(TaskKeys):
     )
 
 
-Task = Annotated[Classification | Survival | Regression | Expression, Field(discriminator="kind")]
+#: Names under `classes` of a segmentation that are no classes: what is drawn is background, or is not looked at.
+NO_CLASS = ("background", "ignore")
+
+
+class Segmentation(TaskKeys):
+    """A class a pixel, learned from annotations drawn in QuPath."""
+
+    kind: Literal["segmentation"]
+    annotations: Path = Field(
+        description="Folder of <slide_id>.geojson as QuPath exports them (level-0 pixels). Slides without one are left "
+        "out of the task."
+    )
+    classes: dict[Name, list[str]] = Field(
+        description="Class -> the names it has in QuPath, in any case. Where two overlap, the later class of this list "
+        "wins. `background` and `ignore` may be listed too; `ignore` wins over all."
+    )
+    mpp: float = Field(2.0, gt=0, description="Micrometres per pixel of the masks that are learned and predicted.")
+    unannotated: Literal["background", "ignore"] = Field(
+        "background",
+        description="What tissue is that nobody drew on. A slide with a `Region*` is looked at inside it alone.",
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _some_and_apart(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        if not [name for name in value if name not in NO_CLASS]:
+            raise ValueError("name a class beside background and ignore")
+        drawn = [one.strip().lower() for names in value.values() for one in names]
+        if twice := [one for one in drawn if drawn.count(one) > 1]:
+            raise ValueError(f"annotations named {twice[0]!r} are in two classes")
+        if empty := [name for name, names in value.items() if not names]:
+            raise ValueError(f"{empty[0]}: give the names it has in QuPath")
+        return value
+
+    @field_validator("adjust")
+    @classmethod
+    def _no_covariates(cls, value: list[str]) -> list[str]:
+        if value:
+            raise ValueError("covariates of patients say nothing about pixels; leave it out")
+        return value
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes that are predicted, in their order."""
+        return [name for name in self.classes if name not in NO_CLASS]
+
+
+class TileClassification(TaskKeys):
+    """A class a labelled tile: how well an encoder tells tissues apart."""
+
+    kind: Literal["tile_classification"]
+    table: Path = Field(
+        description="CSV: tile_id, patient_id, the target, and path (an image, relative to the table) or slide_id, "
+        "x_px0, y_px0 (top left corner); for images the column mpp, unless all have the task's."
+    )
+    target: str = Field("label", description="Column of `table` with the class.")
+    positive: str | None = Field(None, description="The positive class of two (default: the last in order).")
+    mpp: float | None = Field(
+        None, gt=0, description="Micrometres per pixel at which tiles are seen (default: the images' own, tiles.mpp)."
+    )
+    size: int | None = Field(
+        None, ge=16, description="Side of a tile, px at `mpp`: of images the middle (default: all of it, tiles.size)."
+    )
+
+    @field_validator("adjust")
+    @classmethod
+    def _no_covariates(cls, value: list[str]) -> list[str]:
+        if value:
+            raise ValueError("covariates are of patients, and this task is of tiles")
+        return value
+
+    def as_classification(self) -> Classification:
+        """The task as one of classification, which is how it is scored."""
+        shared = {key: getattr(self, key) for key in ("name", "where", "permute", "target", "positive")}
+        return Classification(kind="classification", **shared)
+
+
+Task = Annotated[
+    Classification | Survival | Regression | Expression | Segmentation | TileClassification,
+    Field(discriminator="kind"),
+]

@@ -16,6 +16,7 @@ from histostudy.study import Features
 
 TILES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+SOURCES = ("builtin", "conch", "mobilenet", "shipped", "student", "timm", "transformers")
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +214,7 @@ def test_facts_are_complete():
     assert wanted <= set(ENCODERS)
     for name in ENCODERS:
         facts = ENCODERS[name]
-        assert facts.licence != "unknown" and facts.source in ("builtin", "timm", "transformers", "conch")
+        assert facts.licence != "unknown" and facts.source in SOURCES
         assert facts.mean is None or len(facts.mean) == len(facts.std or ()) == 3
 
 

@@ -332,6 +332,43 @@ def continual_course(models: int = 5, tasks: int = 4) -> pd.DataFrame:
     return table.assign(steps=[1 + STEPS.index(t) for t in table["learned"]])
 
 
+def stain_audit(
+    methods: tuple[str, ...] = ("none", "macenko", "reinhard", "vahadane"), site: bool = True
+) -> pd.DataFrame:
+    """What a stain audit measured."""
+    from histostudy.evaluation.stain_audit import COLUMNS, MEASURES
+
+    rows = []
+    for k, method in enumerate(methods):
+        for j, measure in enumerate(m for m in MEASURES if site or m != "site_knn"):
+            middle = 0.3 + 0.08 * j - 0.05 * k
+            rows.append({
+                "method": method, "in_use": method == "macenko", "measure": measure, "estimate": middle,
+                "low": middle - 0.06, "high": middle + 0.05, "chance": np.nan if "cosine" in measure else 0.05,
+                "n": 200, "slides": 20, "patients": 20, "pairs": 36 if j > 2 else 0, "fallbacks": 2 * (k == 3),
+                "warning": "collapsed" if measure == "cosine" and k == 1 else None,
+            })  # fmt: skip
+    return pd.DataFrame(rows)[COLUMNS]
+
+
+def segmentation_part(which: str) -> dict[str, Any]:
+    """A slide with its true and its found outline."""
+    ring = np.array([[10, 10], [300, 10], [300, 200], [10, 10]], float)
+    rgb = np.full((80, 100, 3), 200, np.uint8)
+    return {"slide_id": "s", "dice": 0.5, "which": which, "rgb": rgb, "width_px0": 400, "truth": {"a": [ring]},
+            "found": {"a": [ring + 20]}}  # fmt: skip
+
+
+def segmentation_metrics() -> pd.DataFrame:
+    """Metrics of two segmenters, by class."""
+    rows = [
+        {"model": model, "metric": metric, "class": name, "estimate": 0.6, "low": 0.5, "high": 0.7, "n": 12,
+         "events": 9}
+        for model in ("prior", "unet") for metric in ("dice", "iou") for name in ("a", "b", "mean")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def drawn(count: int = 5) -> dict[str, Any]:
     """Each figure of these tables, drawn with `count` models."""
     draw = {name: entry.draw for name in FIGURES for entry in [FIGURES[name]]}
@@ -354,6 +391,11 @@ def drawn(count: int = 5) -> dict[str, Any]:
         "modalities": draw["modalities"](modalities()),
         "continual_matrix": draw["continual_matrix"](continual_matrix(count)),
         "continual_course": draw["continual_course"](continual_course(count)),
+        "stain_audit": draw["stain_audit"](stain_audit()),
+        "segmentation_forest": draw["segmentation_forest"](segmentation_metrics()),
+        "segmentation_overlay": draw["segmentation_overlay"](
+            pd.DataFrame({"x": [1]}), parts=[segmentation_part("worst"), segmentation_part("best")], classes=["a", "b"]
+        ),
         "model_overview": draw["model_overview"](overview(count)[0], ranks=overview(count)[1]),
     }
 

@@ -26,6 +26,16 @@ STUDY = SimpleNamespace(
 MODELS = {"prior": 0.0, "clinical": 0.6, "mean": 1.0, "abmil": 1.8, "abmil_aem_with_a_long_name": 2.0}
 
 
+def few_shot_table() -> pd.DataFrame:
+    """The few-shot curves of two models."""
+    shots = np.array([1, 2, 4, 8] * 2)
+    rise = 0.5 + 0.1 * np.log2(shots) + np.repeat([0.0, 0.05], 4)
+    spread = {"low": rise - 0.03, "high": rise + 0.03, "draw_low": rise - 0.1, "draw_high": rise + 0.08}
+    facts = {"draws": 50, "runs": 3, "n": 300, "patients": 20, "metric": "balanced_accuracy"}
+    models = np.repeat(["shots", "other"], 4)
+    return pd.DataFrame({"model": models, "shots": shots, "estimate": rise, **spread, **facts})
+
+
 def _splits() -> pd.DataFrame:
     parts = [
         pd.DataFrame({"repeat": 0, "fold": k, "patient_id": IDS, "part": np.where(k == FOLD, "test", "train")})
@@ -216,6 +226,7 @@ def all_figures() -> dict[str, Any]:
         "calibration_survival": draw["calibration"](surv.curves["calibration"]),
         "confusion": draw["confusion"](two.curves["confusion"]),
         "confusion_three": draw["confusion"](three.curves["confusion"]),
+        "few_shot": draw["few_shot"](few_shot_table(), classes=3),
         "kaplan_meier": draw["kaplan_meier"](surv.curves["km"]),
         "metrics_forest": draw["metrics_forest"](two.metrics),
         "metrics_forest_survival": draw["metrics_forest"](surv.metrics),

@@ -56,7 +56,9 @@ def test_a_study_file_can_be_told(file):
         assert name in text, name
     for task in study.tasks:
         assert task.name in text, task.name
-    steps = [m for m in study.models.values() if m.aggregator and m.aggregator != "mean" and m.training.epochs]
+    bags = [m for m in study.models.values() if m.aggregator and m.aggregator != "mean" and m.training.epochs]
+    steps = bags + [m for m in study.models.values() if m.segmenter and m.training.epochs]
+    steps += [m for m in study.models.values() if m.classifier in ("finetune", "dct_histotransformer")]
     assert ("AdamW" in text) == bool(steps)
     assert ("were drawn with known effects" in text) == (study.cohort.simulate is not None)
     if not study.has_slides:

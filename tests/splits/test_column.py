@@ -80,3 +80,15 @@ def test_bad_columns_are_one_line(tmp_path: Path, text: str, column: str, match:
     with pytest.raises(SplitError, match=match) as caught:
         folds_of_column(read_patients(path), [], Splits(column=column), 0)
     assert "\n" not in str(caught.value) and caught.value.todo
+
+
+def test_a_published_split_into_train_and_test_is_one_fold() -> None:
+    patients = cohort()
+    patients["fold"] = np.where(np.arange(60) < 15, "Test", "train")
+    splits = make_splits(patients, [], Splits(column="fold", inner=0.2), seed=0)
+    assert set(splits["fold"]) == {0} and splits["patient_id"].is_unique
+    assert sorted(splits.query("part == 'test'")["patient_id"]) == patients["patient_id"][:15].tolist()
+    assert splits["part"].value_counts().to_dict() == {"train": 36, "test": 15, "val": 9}
+    patients["fold"] = "train"
+    with pytest.raises(SplitError, match="train and test"):
+        make_splits(patients, [], Splits(column="fold"), seed=0)

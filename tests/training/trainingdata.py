@@ -23,6 +23,8 @@ class PackedBags:
     patient_ids: list[str]
     positions: str = "unknown"
     digest: str | None = None
+    coarser: None = None
+    scales: None = None
 
     @classmethod
     def of(cls, bags: dict[str, np.ndarray]) -> PackedBags:

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 from histostudy.errors import StudyError
+from histostudy.model_kinds import BAG_KINDS
 from histostudy.plan import make_plan, use_this_environment
+from histostudy.provenance import records
 from histostudy.studyfile import read_study_file
 
 
@@ -19,12 +21,33 @@ def plan_study():
     try:
         overrides = dict(config) if files else {**read_study_file(source), **config}
         plan = make_plan(overrides, source, check=workflow.is_main_process)
+        # jobs read this file again: only the process that plans may touch Snakemake's records
         if workflow.is_main_process:
             plan.write()
+            for file in plan.layout.provenance:
+                records.restore(file, plan.hashes)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     return plan
+
+
+def refuse_unrecorded():
+    """Stop where a result lies of which nobody can say how it was made."""
+    try:
+        if workflow.is_main_process:
+            records.refuse_unrecorded(output for rule in workflow.rules for output in rule.output)
+            PLAN.hashes.save()
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def save_records():
+    """Keep Snakemake's records with the results, whether the run ended well or not."""
+    for file, prefixes in PLAN.layout.provenance.items():
+        records.save(file, prefixes, PLAN.hashes)
+    PLAN.hashes.save()
 
 
 use_this_environment()
@@ -38,11 +61,13 @@ FOLDERS = {
     "tiles": str(PLAN.layout.tiles),
     "features": str(PLAN.layout.features),
     "pairs": str(PLAN.layout.features / "pairs"),
+    "stain": str(PLAN.layout.stain),
     "source": str(PLAN.layout.source),
 }
+SUMMARY = [f"{PLAN.layout.summary}.{suffix}" for suffix in ("json", "csv")]
 LOGS = f"logs/{STUDY.study}"
 # a study of tables alone has no features
-INDEX = [str(PLAN.layout.features_table)] if STUDY.has_slides else []
+INDEX = [str(PLAN.layout.features_table)] if STUDY.uses_tissue else []
 BAGS = PLAN.bags
 DRAWN_FEATURES = STUDY.cohort.simulate is not None and STUDY.cohort.simulate.features is not None
 PRECOMPUTED = STUDY.features.precomputed is not None
@@ -50,6 +75,7 @@ ENVIRONMENT = "../../envs/environment.yaml"
 
 
 wildcard_constraints:
+    tile_task="|".join(re.escape(name) for name in PLAN.labelled) or "none",
     shard=r"\d+",
     pairs="|".join(re.escape(name) for name in PLAN.pairs) or "none",
     task="|".join(task.name for task in STUDY.tasks) or "none",
@@ -77,9 +103,28 @@ def learned():
     return [str(PLAN.layout.sequence(name)) for name in names] if STUDY.sequence else []
 
 
+def audits():
+    """Tables of the audits that the study asks for."""
+    return [str(PLAN.layout.audit(name)) for name in ("audit", "slides")] if "stain" in STUDY.audit else []
+
+
 def transfers():
     """Tables of the models that are tried on the other tasks."""
     return [str(PLAN.layout.transfer(model)) for model in STUDY.compare.transfer]
+
+
+def bags_of_task(wildcards):
+    """The bags, where the task is learned from them."""
+    return BAGS if STUDY.task(wildcards.task).kind in BAG_KINDS else []
+
+
+def code_of_task(stage):
+    """Version of the code that trains or evaluates a task of its kind."""
+    own = {
+        "segmentation": {"train": "segment", "evaluate": "evaluate_segmentation"},
+        "tile_classification": {"train": "train_tiles", "evaluate": "evaluate_tiles"},
+    }
+    return lambda wildcards: PLAN.code(own.get(STUDY.task(wildcards.task).kind, {}).get(stage, stage))
 
 
 def gpus_of_model(wildcards):

@@ -8,6 +8,7 @@ if STUDY.cohort.simulate is not None:
             expression=f"{FOLDERS['source']}/expression.csv",
             truth=f"{FOLDERS['source']}/truth.json",
             omics=[f"{FOLDERS['source']}/{name}.csv" for name in ("rna", "groups")] if DRAWN_FEATURES else [],
+            tiles=f"{FOLDERS['source']}/tiles.csv" if STUDY.cohort.simulate.labelled_tiles else [],
         log:
             f"{LOGS}/simulate.log",
         benchmark:
@@ -69,6 +70,7 @@ if not PRECOMPUTED:
             study=PLAN.file,
             shards=PLAN.n_shards,
             settings=PLAN.settings("tissue"),
+            weights=PLAN.tissue_weights(),
             code=PLAN.code("tissue"),
         shell:
             "histostudy tissue --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
@@ -97,10 +99,40 @@ if not PRECOMPUTED:
         shell:
             "histostudy tiles --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
 
+    if STUDY.pretrain is not None:
+
+        rule pretrain:
+            input:
+                slides=[] if STUDY.pretrain.images else PLAN.indexes(PLAN.layout.slides),
+                tiles=[] if STUDY.pretrain.images else PLAN.indexes(PLAN.layout.tiles),
+            output:
+                PLAN.encoder,
+            log:
+                f"{LOGS}/pretrain.log",
+            benchmark:
+                f"{LOGS}/benchmarks/pretrain.tsv"
+            retries: 2
+            conda:
+                ENVIRONMENT
+            threads: STUDY.pretrain.threads
+            resources:
+                mem_mb=16000,
+                gpu=0 if STUDY.pretrain.device == "cpu" else STUDY.pretrain.processes,
+            params:
+                study=PLAN.file,
+                shards=PLAN.n_shards,
+                settings=PLAN.settings("pretrain", "tiles", "seed"),
+                chosen=PLAN.files(STUDY.pretrain.images, STUDY.pretrain.teacher_checkpoint),
+                patients=PLAN.files(STUDY.cohort.patients if STUDY.pretrain.where else None),
+                code=PLAN.code("pretrain"),
+            shell:
+                "histostudy pretrain --study {params.study} --shards {params.shards} > {log} 2>&1"
+
     rule embed:
         input:
             slides=f"{FOLDERS['slides']}/shard-{{shard}}.parquet",
             tiles=f"{FOLDERS['tiles']}/shard-{{shard}}.parquet",
+            encoder=PLAN.encoder[:2],
         output:
             f"{FOLDERS['features']}/shard-{{shard}}.parquet",
         log:
@@ -110,7 +142,8 @@ if not PRECOMPUTED:
         retries: 2
         conda:
             ENVIRONMENT
-        threads: 1
+        # an encoder that takes its time has tiles read ahead for it; the bytes are the same
+        threads: 1 if STUDY.features.encoder == "builtin" else 4
         resources:
             mem_mb=lambda wildcards, attempt: 8000 * attempt,
             gpu=0 if STUDY.features.encoder == "builtin" else 1,
@@ -118,10 +151,37 @@ if not PRECOMPUTED:
             study=PLAN.file,
             shards=PLAN.n_shards,
             settings=PLAN.settings("features", "tiles"),
-            weights=PLAN.files(STUDY.features.checkpoint),
+            weights=PLAN.files(STUDY.features.checkpoint, STUDY.features.stain and STUDY.features.stain.target),
             code=PLAN.code("embed"),
         shell:
-            "histostudy embed --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
+            "histostudy embed --study {params.study} --shard {wildcards.shard}/{params.shards} "
+            "--threads {threads} > {log} 2>&1"
+
+    if "stain" in STUDY.audit:
+
+        rule stain:
+            input:
+                slides=f"{FOLDERS['slides']}/shard-{{shard}}.parquet",
+                tiles=f"{FOLDERS['tiles']}/shard-{{shard}}.parquet",
+            output:
+                f"{FOLDERS['stain']}/shard-{{shard}}.parquet",
+            log:
+                f"{LOGS}/stain/{{shard}}.log",
+            benchmark:
+                f"{LOGS}/benchmarks/stain/{{shard}}.tsv"
+            retries: 2
+            conda:
+                ENVIRONMENT
+            threads: 1
+            resources:
+                mem_mb=lambda wildcards, attempt: 2000 * attempt,
+            params:
+                study=PLAN.file,
+                shards=PLAN.n_shards,
+                settings=PLAN.settings("tiles"),
+                code=PLAN.code("stain"),
+            shell:
+                "histostudy stain --study {params.study} --shard {wildcards.shard}/{params.shards} > {log} 2>&1"
 
     if PLAN.pairs:
 
@@ -129,6 +189,7 @@ if not PRECOMPUTED:
             input:
                 slides=f"{FOLDERS['slides']}/shard-{{shard}}.parquet",
                 tiles=f"{FOLDERS['tiles']}/shard-{{shard}}.parquet",
+                encoder=PLAN.encoder[:2],
             output:
                 f"{FOLDERS['pairs']}/{{pairs}}/shard-{{shard}}.parquet",
             log:
@@ -146,7 +207,7 @@ if not PRECOMPUTED:
                 study=PLAN.file,
                 shards=PLAN.n_shards,
                 settings=PLAN.settings("features", "tiles"),
-                weights=PLAN.files(STUDY.features.checkpoint),
+                weights=PLAN.files(STUDY.features.checkpoint, STUDY.features.stain and STUDY.features.stain.target),
                 code=PLAN.code("pairs"),
             shell:
                 "histostudy pairs --study {params.study} --set {wildcards.pairs} "
@@ -181,8 +242,8 @@ rule index:
         tables=PLAN.tables,
         slides=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.slides),
         tissue=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.tissue),
-        tiles=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.tiles),
-        features=[] if PRECOMPUTED else PLAN.indexes(PLAN.layout.features),
+        tiles=[] if PRECOMPUTED or not STUDY.uses_bags else PLAN.indexes(PLAN.layout.tiles),
+        features=[] if PRECOMPUTED or not STUDY.uses_bags else PLAN.indexes(PLAN.layout.features),
     output:
         PLAN.layout.features_table,
     log:
@@ -202,3 +263,10 @@ rule index:
         code=PLAN.code("index"),
     shell:
         "histostudy index features --study {params.study} --shards {params.shards} > {log} 2>&1"
+
+
+rule features:
+    input:
+        PLAN.layout.slides_table,
+        PLAN.layout.features_table,
+        [path for name in PLAN.pairs for path in PLAN.indexes(PLAN.layout.features / "pairs" / name)],

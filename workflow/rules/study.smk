@@ -50,7 +50,7 @@ rule split:
         "histostudy split --study {params.study} > {log} 2>&1"
 
 
-if STUDY.has_slides:
+if BAGS:
 
     rule bags:
         input:
@@ -80,7 +80,7 @@ rule train:
     input:
         tables=PLAN.tables,
         index=INDEX,
-        bags=BAGS,
+        bags=bags_of_task,
         splits=f"{HOME}/splits.csv",
         others=model_inputs,
     output:
@@ -99,7 +99,7 @@ rule train:
     params:
         study=PLAN.file,
         settings=model_settings,
-        code=PLAN.code("train"),
+        code=code_of_task("train"),
     shell:
         "histostudy train --study {params.study} --task {wildcards.task} --model {wildcards.model} > {log} 2>&1"
 
@@ -126,7 +126,7 @@ rule evaluate:
     params:
         study=PLAN.file,
         settings=PLAN.settings("compare", "seed", "tasks"),
-        code=PLAN.code("evaluate"),
+        code=code_of_task("evaluate"),
     shell:
         "histostudy evaluate --study {params.study} --task {wildcards.task} > {log} 2>&1"
 
@@ -209,6 +209,35 @@ rule transfer:
         "histostudy transfer --study {params.study} --model {wildcards.model} > {log} 2>&1"
 
 
+if "stain" in STUDY.audit:
+
+    rule audit:
+        input:
+            tables=PLAN.tables,
+            index=INDEX,
+            stain=PLAN.indexes(PLAN.layout.stain),
+        output:
+            audits(),
+        log:
+            f"{LOGS}/audit.log",
+        benchmark:
+            f"{LOGS}/benchmarks/audit.tsv"
+        retries: 1
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            gpu=0 if STUDY.features.encoder == "builtin" else 1,
+        params:
+            study=PLAN.file,
+            settings=PLAN.settings("features", "tiles", "compare", "seed"),
+            weights=PLAN.files(STUDY.features.checkpoint, STUDY.features.stain and STUDY.features.stain.target),
+            code=PLAN.code("audit"),
+        shell:
+            "histostudy audit --study {params.study} > {log} 2>&1"
+
+
 rule overview:
     input:
         runs=runs_of_study,
@@ -245,6 +274,7 @@ rule figures:
         comparison=results_of_study("comparison"),
         transfer=transfers(),
         sequence=learned(),
+        audit=audits(),
         overview=[*rules.overview.output] if STUDY.tasks else [],
     output:
         figure_files(),
@@ -275,6 +305,7 @@ rule report:
         comparison=results_of_study("comparison"),
         overview=[*rules.overview.output] if STUDY.tasks else [],
         sequence=learned(),
+        audit=audits(),
         figures=rules.figures.output,
     output:
         report(f"{HOME}/report.html", caption="../report/report.rst", category="Report", labels={"page": "whole study"}),
@@ -292,3 +323,24 @@ rule report:
         code=PLAN.code("report"),
     shell:
         "histostudy report --study {params.study} > {log} 2>&1"
+
+
+rule summary:
+    input:
+        metrics=results_of_study("metrics"),
+    output:
+        SUMMARY,
+    log:
+        f"{LOGS}/summary.log",
+    benchmark:
+        f"{LOGS}/benchmarks/summary.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        study=PLAN.file,
+        code=PLAN.code("summary"),
+    shell:
+        "histostudy summary --study {params.study} > {log} 2>&1"

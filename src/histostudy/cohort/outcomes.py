@@ -125,7 +125,7 @@ def outcome_of(task: Task, patients: pd.DataFrame, source: str | Path = "patient
         that is neither 0 nor 1, one class only, no event, one value only, nobody with the outcome.
     """
     patients = patients.sort_values("patient_id", ignore_index=True)
-    others = _others(task, patients, source)
+    others = outside(task, patients, source)
     patients = patients[~patients["patient_id"].isin(others)].reset_index(drop=True)
     find = {
         "classification": _classification, "survival": _survival, "regression": _regression,
@@ -167,7 +167,7 @@ def spot_outcome(task: Expression, spots: pd.DataFrame, patient_of_slide: dict[s
     return Outcome(task=task, patient_ids=ids, adjust=nothing, patient_of=of, **values)
 
 
-def _others(task: Task, patients: pd.DataFrame, source: str | Path) -> dict[str, str]:
+def outside(task: Task, patients: pd.DataFrame, source: str | Path) -> dict[str, str]:
     """Patients whom the task's `where` leaves out, with the reason."""
     columns = Columns(patients, source)
     out: dict[str, str] = {}

@@ -39,6 +39,25 @@ _add(
     "builtin", "builtin", None, 0, input_px=None, mpp=None, mean=None, std=None, variant="statistics",
     licence="Apache-2.0", note="colour, stain, texture and nuclear statistics; no weights; named columns",
 )  # fmt: skip
+_HALF_255: dict[str, Any] = {"mean": (128 / 255,) * 3, "std": (128 / 255,) * 3}
+_add(
+    "builtin_cnn", "shipped", None, 768, mpp=None, **_HALF_255, variant="pool", licence="Apache-2.0",
+    note="shipped in the package (1.2 MB): a small CNN distilled from MobileNetV1; see weights/builtin_cnn.md",
+)  # fmt: skip
+_add(
+    "mobilenet_v1", "mobilenet", None, 1024, mpp=None, **_HALF_255, variant="pool", licence="Apache-2.0",
+    note="ImageNet, batch norms folded; give checkpoint: layers.<i>.weight and layers.<i>.bias; arXiv:1704.04861",
+)  # fmt: skip
+_add(
+    "mobilenet_v1_depths", "mobilenet", None, 2560, input_px=160, mpp=None, **_HALF_255, variant="depths",
+    licence="Apache-2.0", note="the same at three depths: what builtin_cnn was distilled from",
+)  # fmt: skip
+ENCODERS.register("pretrained")(
+    EncoderFacts(
+        name="pretrained", source="student", hub_id=None, dim=None, input_px=None, mpp=None, mean=None, std=None,
+        licence="the study's own", note="made by the study's pretrain section, or features.checkpoint: its folder",
+    )  # fmt: skip
+)
 _add(
     "resnet50", "timm", "timm/resnet50.tv_in1k", 1024, mpp=None, variant="layer3", licence="BSD-3-Clause",
     architecture="resnet50", note="ImageNet; cut after the third stage, as CLAM does",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostudy.encoders.base import MPP_TOLERANCE, Encoder, EncoderFacts
 from histostudy.encoders.known import ENCODERS
+from histostudy.encoders.runtime import Runtime
 from histostudy.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODERS", "check_scale", "encoder_identity", "facts_of", "load_encoder", "slug"]
 
+#: What becomes one vector of a transformer's tokens.
+VARIANTS = ("cls", "mean", "cls+mean", "pool")
 _GENERIC = re.compile(r"(timm|transformers):([\w.\-]+(?:/[\w.\-]+)?)(?:\?(cls|mean|cls\+mean|pool))?")
 
 
@@ -25,8 +29,8 @@ def facts_of(name: str) -> EncoderFacts:
     Parameters
     ----------
     name : str
-        A registered name; ``timm:<hub id or architecture>`` or ``transformers:<hub id>``, optionally followed by
-        ``?cls``, ``?mean``, ``?cls+mean`` or ``?pool``; each optionally followed by ``@<revision>``.
+        A registered name, ``timm:<hub id or architecture>`` or ``transformers:<hub id>``; each optionally followed by
+        ``?cls``, ``?mean``, ``?cls+mean`` or ``?pool``, and then by ``@<revision>``.
 
     Raises
     ------
@@ -58,10 +62,22 @@ def facts_of(name: str) -> EncoderFacts:
             architecture=None if hub else model,
         )
     else:
-        facts = ENCODERS[base]
+        known, _, variant = base.partition("?")
+        facts = _another_variant(ENCODERS[known], variant) if variant else ENCODERS[known]
     if revision and facts.source == "builtin":
         raise EncoderError("builtin has no revisions", todo="write encoder: builtin")
     return replace(facts, name=name, revision=revision or facts.revision)
+
+
+def _another_variant(facts: EncoderFacts, variant: str) -> EncoderFacts:
+    """Facts of a registered encoder that gives other vectors of its tokens."""
+    if facts.variant not in VARIANTS or facts.source not in ("timm", "transformers"):
+        raise EncoderError(f"{facts.name} gives one kind of vector", todo=f"write encoder: {facts.name}")
+    if variant not in VARIANTS:
+        raise EncoderError(f"{facts.name} has no variant {variant!r}", todo=f"one of {', '.join(VARIANTS)}")
+    width = None if facts.dim is None else facts.dim // (2 if facts.variant == "cls+mean" else 1)
+    dim = width if width is None or variant != "cls+mean" else 2 * width
+    return replace(facts, variant=variant, dim=dim)
 
 
 def slug(name: str) -> str:
@@ -94,14 +110,51 @@ def check_scale(
 
 def _resolve(features: Features, tiles_mpp: float, tile_px: int | None) -> tuple[EncoderFacts, Weights | None]:
     facts = facts_of(features.encoder or "builtin")
+    if facts.source == "student":
+        return _made_here(facts, features, tiles_mpp, tile_px)
     if facts.source == "builtin":
         if features.checkpoint is not None:
             raise EncoderError("builtin has no weights", todo="remove features.checkpoint, or name another encoder")
+        if features.precision not in ("auto", "float32") or features.runtime != "torch" or features.compile:
+            raise EncoderError("builtin has no network", todo="remove features.precision, runtime and compile")
         return facts, None
+    if facts.source == "shipped":
+        return facts, _in_the_package(facts, features)
     check_scale(facts, tiles_mpp, tile_px, facts.input_px, features.allow_mpp_mismatch)
     from histostudy.encoders.checkpoint import find_weights
 
     return facts, find_weights(facts, features.checkpoint)
+
+
+def _in_the_package(facts: EncoderFacts, features: Features) -> Weights:
+    from histostudy.encoders.checkpoint import find_weights
+
+    if features.checkpoint is not None or facts.revision is not None:
+        raise EncoderError(
+            f"the weights of {facts.name} are in the package", todo="remove features.checkpoint and @revision"
+        )
+    return find_weights(facts, Path(__file__).parent / "weights" / f"{facts.name}.safetensors")
+
+
+def _made_here(
+    facts: EncoderFacts, features: Features, tiles_mpp: float, tile_px: int | None
+) -> tuple[EncoderFacts, Weights]:
+    """An encoder that `histostudy pretrain` made: what else it is stands beside its weights."""
+    from histostudy.encoders.checkpoint import find_weights
+    from histostudy.encoders.pretraining.release import CONFIG, WEIGHTS
+
+    folder = features.checkpoint
+    if folder is None or not (folder / CONFIG).is_file():
+        raise EncoderError(
+            f"no encoder made here in {folder or 'features.checkpoint'}",
+            todo="run `histostudy pretrain` of the study, or give features.checkpoint: the folder of one made before",
+        )
+    weights = find_weights(facts, folder / WEIGHTS)
+    config = weights.config
+    px, mpp = int(config["pretrained_cfg"]["input_size"][-1]), config["mpp"]
+    known = replace(facts, variant=config["variant"], input_px=px, mpp=None if mpp is None else (float(mpp),))
+    check_scale(known, tiles_mpp, tile_px, px, features.allow_mpp_mismatch)
+    return known, weights
 
 
 def encoder_identity(
@@ -121,7 +174,7 @@ def encoder_identity(
         return identity_at(tiles_mpp) | {"dtype": features.dtype}
     from histostudy.encoders.vision import identity_of
 
-    return identity_of(facts, weights, device) | {"dtype": features.dtype}
+    return identity_of(facts, weights, runtime=Runtime.on(device, features)) | {"dtype": features.dtype}
 
 
 def load_encoder(features: Features, tiles_mpp: float, device: str = "cpu", tile_px: int | None = None) -> Encoder:
@@ -130,7 +183,7 @@ def load_encoder(features: Features, tiles_mpp: float, device: str = "cpu", tile
     Parameters
     ----------
     features : histostudy.study.Features
-        Uses `encoder`, `checkpoint`, `allow_mpp_mismatch` and `dtype`.
+        Uses `encoder`, `checkpoint`, `allow_mpp_mismatch`, `dtype`, `precision`, `runtime` and `compile`.
     tiles_mpp : float
         Scale of the tiles, um/px.
     device : str
@@ -151,9 +204,17 @@ def load_encoder(features: Features, tiles_mpp: float, device: str = "cpu", tile
         from histostudy.encoders.builtin import Builtin
 
         encoder = Builtin(tiles_mpp)
+    elif features.runtime == "onnx":
+        from histostudy.encoders.onnx import OnnxEncoder
+
+        encoder = OnnxEncoder(facts, weights)
+    elif facts.source == "shipped":
+        from histostudy.encoders.small import ShippedEncoder
+
+        encoder = ShippedEncoder(facts, weights, device, Runtime.on(device, features), features.batch_size)
     else:
         from histostudy.encoders.vision import VisionEncoder
 
-        encoder = VisionEncoder(facts, weights, device)
+        encoder = VisionEncoder(facts, weights, device, Runtime.on(device, features), features.batch_size)
     encoder.identity = encoder.identity | {"dtype": features.dtype}
     return encoder

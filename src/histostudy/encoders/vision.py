@@ -17,6 +17,7 @@ import numpy as np
 from histostudy.codeversion import code_version
 from histostudy.encoders.base import IMAGENET, Encoder, EncoderFacts, check_batch
 from histostudy.encoders.checkpoint import Weights, read_state
+from histostudy.encoders.runtime import Runtime, lay_out
 from histostudy.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ def transform_of(facts: EncoderFacts, weights: Weights) -> Transform:
     return Transform(size, tuple(float(v) for v in mean), tuple(float(v) for v in std))
 
 
-def identity_of(facts: EncoderFacts, weights: Weights, device: str = "cpu") -> dict[str, Any]:
+def identity_of(
+    facts: EncoderFacts, weights: Weights, device: str = "cpu", runtime: Runtime | None = None
+) -> dict[str, Any]:
     """Identity of the vectors, without loading the network."""
     return {
         "encoder": facts.name,
@@ -76,8 +79,8 @@ def identity_of(facts: EncoderFacts, weights: Weights, device: str = "cpu") -> d
         "weights_sha256": weights.sha256,
         "variant": facts.variant,
         "transform": transform_of(facts, weights).describe(),
-        "precision": "bfloat16-autocast" if device.startswith("cuda") else "float32",
         "code": code_version("histostudy.encoders.vision"),
+        **(runtime or Runtime.on(device)).identity(),
     }
 
 
@@ -92,6 +95,10 @@ class VisionEncoder(Encoder):
         Found by `histostudy.encoders.checkpoint.find_weights`.
     device : str
         ``cpu`` or ``cuda[:i]``; on CUDA the network runs under bfloat16 autocast, on the CPU in float32.
+    runtime : Runtime, optional
+        Another way to run, on its own device.
+    batch_size : int
+        Tiles a call, for a network that is compiled: smaller batches are filled up, so that it is compiled once.
 
     Raises
     ------
@@ -99,16 +106,25 @@ class VisionEncoder(Encoder):
         If the weights do not fit the architecture, or the width is not the one the facts promise.
     """
 
-    def __init__(self, facts: EncoderFacts, weights: Weights, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        facts: EncoderFacts,
+        weights: Weights,
+        device: str = "cpu",
+        runtime: Runtime | None = None,
+        batch_size: int = 64,
+    ) -> None:
         import torch
 
         torch.manual_seed(0)
         self.name = facts.name
-        self.device = torch.device(device)
+        self.runtime = runtime or Runtime.on(device)
+        self.device = torch.device(self.runtime.device)
+        self._fill = 0
         self.transform = transform_of(facts, weights)
-        build = {"timm": _timm, "transformers": _transformers, "conch": _conch}[facts.source]
+        build = _BUILD[facts.source]
         module, self._vectors = build(facts, weights, self.transform.input_px)
-        self.module = module.eval().requires_grad_(False).to(self.device)
+        self.module = lay_out(module.eval().requires_grad_(False).to(self.device))
         self._mean = torch.tensor(self.transform.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(self.transform.std, device=self.device).view(1, 3, 1, 1)
         size = self.transform.input_px
@@ -119,31 +135,58 @@ class VisionEncoder(Encoder):
                 where=weights.files[0],
                 todo="these weights are another model's, or need another name",
             )
-        self.identity = identity_of(facts, weights, device)
+        self.identity = identity_of(facts, weights, runtime=self.runtime)
+        if self.runtime.compiled:
+            self._compile(batch_size)
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
         """Vectors of a batch of uint8 (B, H, W, 3) tiles, as float32 (B, dim)."""
         import torch
 
         check_batch(batch)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"),
-        ):
-            pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
-            vectors = self._vectors(self._prepare(pixels))
-        return vectors.float().cpu().numpy()
+        missing = max(0, self._fill - len(batch))
+        filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.uint8)]) if missing else batch
+        with torch.inference_mode(), self.runtime.arithmetic():
+            pixels = torch.from_numpy(np.ascontiguousarray(filled)).to(self.device)
+            vectors = self.vectors(pixels)
+        return vectors[: len(batch)].float().cpu().numpy()
+
+    def vectors(self, pixels: Tensor) -> Tensor:
+        """Vectors (B, dim) of uint8 (B, H, W, 3) tiles on the device, with gradients where they are asked for."""
+        return self._vectors(self._prepare(pixels))
+
+    def normalised_vectors(self, image: Tensor) -> Tensor:
+        """Vectors (B, dim) of RGB images (B, 3, input_px, input_px) in 0 to 1."""
+        return self._vectors((image - self._mean) / self._std)
 
     def _prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (scaled(pixels, self.transform.input_px) - self._mean) / self._std
+
+    def _compile(self, batch_size: int) -> None:
+        """Compile the network for one size of batch, now: a machine that cannot is told before it reads a slide."""
         import torch
 
-        image = pixels.permute(0, 3, 1, 2).float().div_(255)
-        size = self.transform.input_px
-        if image.shape[2:] != (size, size):
-            image = torch.nn.functional.interpolate(
-                image, size=(size, size), mode="bicubic", antialias=True, align_corners=False
-            ).clamp_(0, 1)
-        return (image - self._mean) / self._std
+        self._vectors = torch.compile(self._vectors, dynamic=False)
+        self._fill, size = batch_size, self.transform.input_px
+        try:
+            self.encode(np.zeros((batch_size, size, size, 3), np.uint8))
+        except RuntimeError as bad:  # what dynamo and inductor raise, for want of a compiler above all
+            reason = " ".join(str(bad).split())[:160]
+            raise EncoderError(
+                f"{self.name} cannot be compiled here ({reason})", todo="install a C++ compiler, or compile: false"
+            ) from bad
+
+
+def scaled(pixels: Tensor, size: int) -> Tensor:
+    """Tiles, uint8 (B, H, W, 3), as RGB images (B, 3, size, size) in 0 to 1, float32."""
+    import torch
+
+    image = pixels.permute(0, 3, 1, 2).float().div_(255)
+    if image.shape[2:] != (size, size):
+        image = torch.nn.functional.interpolate(
+            image, size=(size, size), mode="bicubic", antialias=True, align_corners=False
+        ).clamp_(0, 1)
+    return image
 
 
 def _choose(tokens: Tensor, prefix: int, variant: str, name: str) -> Tensor:
@@ -197,8 +240,13 @@ def _timm(facts: EncoderFacts, weights: Weights, size: int) -> tuple[nn.Module, 
         tokens = model.forward_features(image)
         if tokens.ndim == 4:  # a convolutional network: (B, C, H, W)
             tokens = tokens.flatten(2).transpose(1, 2)
-        return _choose(tokens, getattr(model, "num_prefix_tokens", 0), facts.variant, facts.name)
+        return _choose(tokens, prefix, facts.variant, facts.name)
 
+    prefix: int = getattr(model, "num_prefix_tokens", 0)
+    if "cls" in facts.variant and prefix and getattr(model, "cls_token", None) is None:
+        raise EncoderError(  # the token before the patches is a register
+            f"encoder {facts.name} has no class token", todo="use variant mean or pool"
+        )
     return model, vectors
 
 
@@ -304,3 +352,43 @@ def _conch(facts: EncoderFacts, weights: Weights, size: int) -> tuple[nn.Module,
     }
     _load(model, visual, weights, facts.name)
     return model, model
+
+
+def _student(facts: EncoderFacts, weights: Weights, size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """An encoder that was pretrained here."""
+    import torch
+
+    from histostudy.encoders.pretraining.students import build_student
+
+    config = weights.config
+    student = build_student(config["network"], size, config["options"])
+    try:
+        student.load_weights(read_state(weights))
+    except RuntimeError as bad:
+        raise EncoderError(
+            f"weights do not fit {config['network']} ({' '.join(str(bad).split())[:160]})",
+            where=weights.files[0],
+            todo="weights and config.json are of two encoders: make it again",
+        ) from bad
+
+    def vectors(image: Tensor) -> Tensor:
+        token, patches = student.forward_tokens(image)
+        if facts.variant == "cls":
+            return token
+        mean = patches.mean(dim=1)
+        return mean if facts.variant == "mean" else torch.cat([token, mean], dim=1)
+
+    return student, vectors
+
+
+def _ours(facts: EncoderFacts, weights: Weights, size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    from histostudy.encoders.small import build_network
+
+    net: Any = build_network(facts, weights)
+    return net, net
+
+
+_BUILD = {
+    "timm": _timm, "transformers": _transformers, "conch": _conch, "student": _student, "mobilenet": _ours,
+    "shipped": _ours,
+}  # fmt: skip

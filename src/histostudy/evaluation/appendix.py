@@ -38,12 +38,15 @@ class Beside:
         A survival outcome of the same patients, for the curves of called subtypes.
     untrained : dict
         By model, its untrained twin.
+    owners : dict
+        Of labelled tiles: the patient each is of. Patients are resampled, with all their tiles.
     """
 
     places: pd.DataFrame | None = None
     centroids: pd.DataFrame | None = None
     survival: Outcome | None = None
     untrained: Mapping[str, str] = field(default_factory=dict)
+    owners: Mapping[str, str] = field(default_factory=dict)
 
 
 def _each(runs: Runs, *tables: tuple[str, Callable[[str, Sequence[Run]], pd.DataFrame]]) -> Tables:

@@ -15,7 +15,10 @@ from histostudy.evaluation.metrics.base import Values
 from histostudy.evaluation.metrics.kernels import nanmean
 
 #: The metric models of a task are compared on.
-MAIN_METRIC = {"classification": "auroc", "survival": "c_harrell", "regression": "pearson", "expression": "pearson"}
+MAIN_METRIC = {
+    "classification": "auroc", "survival": "c_harrell", "regression": "pearson", "expression": "pearson",
+    "segmentation": "dice", "tile_classification": "auroc",
+}  # fmt: skip
 COLUMNS = [
     "task", "model", "reference", "metric", "difference", "low", "high", "p", "p_adjusted", "n", "runs", "correction",
 ]  # fmt: skip

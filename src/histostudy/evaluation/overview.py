@@ -49,6 +49,8 @@ def model_table(
         scored = scored[scored["metric"] == metric]
         if "gene" in scored:
             scored = scored[scored["gene"] == "all"]
+        if "class" in scored:
+            scored = scored[scored["class"] == "mean"]
         apart = comparison[task]
         apart = apart[apart["reference"] == reference].set_index("model")
         for one in scored.to_dict("records"):

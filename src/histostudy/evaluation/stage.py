@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 BLOCK_UM = 500.0
 NOTHING = Beside()
 METRIC_COLUMNS = [
-    "task", "model", "metric", "gene", "estimate", "low", "high", "n", "events", "pooling", "runs", "undefined",
-    "resamples", "p", "q",
+    "task", "model", "metric", "gene", "estimate", "low", "high", "n", "patients", "events", "pooling", "runs",
+    "undefined", "resamples", "p", "q",
 ]  # fmt: skip
 
 
@@ -42,8 +42,8 @@ class Evaluation(NamedTuple):
     Attributes
     ----------
     metrics : DataFrame
-        task, model, metric [, gene], estimate, low, high, n (patients), events, pooling, runs (where it is defined),
-        undefined (runs left out), resamples [, p, q].
+        task, model, metric [, gene], estimate, low, high, n (patients; of labelled tiles: tiles, and their patients in
+        `patients`), events, pooling, runs (where it is defined), undefined (runs left out), resamples [, p, q].
     comparison : DataFrame
         See `comparison.compare`.
     curves : dict of str to DataFrame
@@ -66,8 +66,9 @@ def evaluate_task(
     """Evaluate all models of a task on the same resamples of its patients.
 
     Patients are resampled within the fold that tests them where each is tested once, else over all patients; spots
-    of a section in blocks of neighbours. Resampling patients leaves out the variance of training: an interval says
-    how the number would move with other test patients, not with another training.
+    of a section in blocks of neighbours, labelled tiles with all others of their patient. Resampling patients leaves
+    out the variance of training: an interval says how the number would move with other test patients, not with
+    another training.
 
     Parameters
     ----------
@@ -94,10 +95,10 @@ def evaluate_task(
     compared = study.compare
     first = next(iter(predictions.values()))
     seed = derive_seed(study.seed, "bootstrap", task.name)
-    once, weights = resampling(first, compared.resamples, seed, lambda rows: _blocks(rows, beside.places))
+    once, weights = resampling(first, compared.resamples, seed, lambda rows: _blocks(rows, beside))
     train = training_outcomes(outcome, splits)
     patients = once["patient_id"].tolist()
-    blocks = _blocks(once, beside.places)
+    blocks = _blocks(once, beside)
     runs = {model: runs_of(frame, patients, train, blocks) for model, frame in predictions.items()}
     references = [m for m in dict.fromkeys([compared.reference, "clinical"]) if m is not None and m in predictions]
     main: dict[str, Values] = {}
@@ -107,6 +108,8 @@ def evaluate_task(
         tables, pair, main = _metrics(task, runs, weights, compared.confidence, outcome)
     metrics = pd.concat(tables, ignore_index=True)
     metrics["task"], metrics["n"], metrics["events"] = task.name, len(once), events_of(task, once, outcome)
+    if beside.owners and blocks is not None:
+        metrics["patients"] = len(np.unique(blocks))
     if (cutoff := cutoff_of(task)) is not None:
         mine = metrics["metric"] == regression.at_cutoff(cutoff).name
         metrics.loc[mine, "events"] = int(regression.high(once["truth"].to_numpy(float), cutoff).sum())
@@ -114,7 +117,10 @@ def evaluate_task(
     comparison = compare(
         task.name, MAIN_METRIC[task.kind], list(runs), pair, references,
         n=len(once), confidence=compared.confidence, correction=compared.correction,
-        delong=delong_test(runs, classes_of(task, outcome)) if task.kind == "classification" else None,
+        # its rows must be independent, which the tiles of a patient are not
+        delong=delong_test(runs, classes_of(task, outcome))
+        if task.kind == "classification" and not beside.owners
+        else None,
         ratio=resampling_ratio(splits),
     )  # fmt: skip
     shown = _appendix(task, runs, weights, compared.confidence, outcome, metrics, splits, beside, study.seed)
@@ -125,11 +131,13 @@ def evaluate_task(
     return Evaluation(metrics[wanted], comparison, {n: t.reset_index(drop=True) for n, t in shown.items()})
 
 
-def _blocks(once: pd.DataFrame, places: pd.DataFrame | None) -> np.ndarray | None:
-    """Blocks of neighbouring spots, in the order of the units; None for patients."""
-    if places is None:
+def _blocks(once: pd.DataFrame, beside: Beside) -> np.ndarray | None:
+    """Blocks of neighbouring spots, or patients of tiles, in the order of the units; None for patients."""
+    if beside.owners:
+        return np.unique([beside.owners[tile] for tile in once["patient_id"]], return_inverse=True)[1]
+    if beside.places is None:
         return None
-    at = places.set_index("spot_id").loc[once["patient_id"]]
+    at = beside.places.set_index("spot_id").loc[once["patient_id"]]
     x, y, slide = at["x_um"].to_numpy(), at["y_um"].to_numpy(), at["slide_id"].to_numpy()
     return block_groups(x, y, slide, BLOCK_UM)
 
@@ -149,7 +157,7 @@ def _metrics(
         names: tuple[Metric, ...]
         facts: object
         if task.kind == "classification":
-            names, facts = classification.METRICS, classes_of(task, outcome)
+            names, facts = classification.metrics(parts), classes_of(task, outcome)
         elif task.kind == "survival":
             names, facts = survival.metrics(task.horizons, parts), horizons[model]
         else:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @figure(
     "calibration",
-    kinds=("classification", "survival"),
+    kinds=("classification", "survival", "tile_classification"),
     table="calibration",
     category="results",
-    caption="Predicted against observed, in groups of equal numbers of patients; on the grey line they agree."
-    " Bars: bootstrap interval (classification) or Greenwood's interval of the Kaplan-Meier estimate "
+    caption="Predicted against observed, in groups of equal numbers of patients (or tiles); on the grey line they "
+    "agree. Bars: bootstrap interval (classification) or Greenwood's interval of the Kaplan-Meier estimate "
     "(survival, thirds of the prediction).",
 )
 def calibration(table: pd.DataFrame) -> Figure:

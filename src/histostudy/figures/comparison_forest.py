@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @figure(
     "comparison_forest",
-    kinds=("classification", "survival", "regression", "expression"),
+    kinds=("classification", "survival", "regression", "expression", "segmentation", "tile_classification"),
     table="comparison",
     category="results",
     caption="Difference of each model from the reference on the same resamples of the same patients (of spots: of the "

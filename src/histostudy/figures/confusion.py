@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @figure(
     "confusion",
-    kinds=("classification",),
+    kinds=("classification", "tile_classification"),
     table="confusion",
     category="results",
-    caption="Confusion matrices over all test patients; the call is the most probable class. Colour and "
-    "percentage: share of the row, that is of the patients who truly have the class; below it the "
-    "number of predictions.",
+    caption="Confusion matrices over all test patients (or labelled tiles); the call is the most probable class. "
+    "Colour and percentage: share of the row, that is of those that truly have the class; below it the number of "
+    "predictions.",
 )
 def confusion(table: pd.DataFrame) -> Figure:
     """Draw `curves["confusion"]`: model, truth, predicted, count, share."""

@@ -23,7 +23,7 @@ MARKERS = "os^Dv<>"
 
 @figure(
     "folds",
-    kinds=("classification", "survival", "regression", "expression"),
+    kinds=("classification", "survival", "regression", "expression", "tile_classification"),
     table="folds",
     category="results",
     caption="The main metric in each test fold (dots; the larger, the more events, or the larger the fold where there "

@@ -23,7 +23,7 @@ LABELS = {
     "mae": ("absolute error (low is good)", None), "pearson": ("Pearson's r", 0.0),
     "spearman": ("Spearman's \u03c1", 0.0), "skill": ("skill over the training mean", 0.0),
     "ibs_skill": ("integrated Brier skill over K-M", 0.0), "calibration_slope": ("calibration slope (1 is good)", 1.0),
-    "c_harrell_rank": ("c of ranks within folds", 0.5),
+    "c_harrell_rank": ("c of ranks within folds", 0.5), "dice": ("Dice", None),
 }  # fmt: skip
 #: In the tables, but not in this figure: they have a curve of their own, or are there to be compared with the main one.
 LEFT_OUT = ("brier@", "observed_expected@", "c_harrell_pooled")
@@ -31,7 +31,7 @@ LEFT_OUT = ("brier@", "observed_expected@", "c_harrell_pooled")
 
 @figure(
     "metrics_forest",
-    kinds=("classification", "survival", "regression", "expression"),
+    kinds=("classification", "survival", "regression", "expression", "tile_classification"),
     table="metrics",
     category="results",
     caption="Metrics of every model with bootstrap intervals over patients (of spots, over blocks of neighbours); the "

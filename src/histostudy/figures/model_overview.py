@@ -27,8 +27,8 @@ COSTS = ((6, "mean\nrank"), (36, "s a\nrun"), (70, "weights"))
     caption="Difference of each model from the reference in each task, on the same resamples of the same patients, "
     "with its bootstrap interval; right of zero the model is better. Filled: p below 0.05, corrected over the models "
     "of the task (not over tasks). Under each task the reference's own estimate. Right: mean rank over tasks (1 is "
-    "best), and medians over runs of the seconds that one run took and of the number of trained weights. Models are in "
-    "the order of their mean rank, controls among them.",
+    "best), and medians over runs of the number of trained weights and, where asked for, of the seconds a run took. "
+    "Models are in the order of their mean rank, controls among them.",
 )
 def model_overview(table: pd.DataFrame, *, ranks: pd.DataFrame) -> Figure:
     """Draw the tables of `histostudy.evaluation.overview`.
@@ -106,12 +106,15 @@ def _round_below(value: float) -> float:
 def _costs(ax: Axes, table: pd.DataFrame, ranks: pd.DataFrame) -> None:
     """Mean rank, seconds and weights right of the last panel."""
     costs = table.groupby("model")[["seconds", "parameters"]].median()
+    timed = bool(costs["seconds"].notna().any())
     at = [x for x, _ in COSTS]
     for row, (model, rank) in enumerate(zip(ranks["model"], ranks["mean_rank"], strict=True)):
         seconds, weights = (costs.at[model, key] for key in ("seconds", "parameters"))
         words = [f"{rank:.1f}", f"{seconds:.1f}" if np.isfinite(seconds) else "", _thousands(weights)]
         style.beside(ax, row, words, at)
     for x, heading in COSTS:
+        if not timed and heading.startswith("Sec"):
+            continue
         ax.annotate(heading, (1, 1), xycoords="axes fraction", xytext=(x, 2), textcoords="offset points", fontsize=6.5,
                     color=style.DARK, va="bottom", weight="bold")  # fmt: skip
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @figure(
     "pr",
-    kinds=("classification",),
+    kinds=("classification", "tile_classification"),
     table="pr",
     category="results",
     caption="Precision-recall curves, averaged over the test folds at each recall. Bands: pointwise bootstrap"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @figure(
     "roc",
-    kinds=("classification",),
+    kinds=("classification", "tile_classification"),
     table="roc",
     category="results",
     caption="ROC curves, averaged vertically over the test folds. Bands: pointwise bootstrap interval over "

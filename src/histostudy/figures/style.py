@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 GREY, DARK, LIGHT = "#8C8C8C", "#333333", "#E6E6E6"
 #: Trivial controls are grey, so that a reader sees at once what is to be beaten.
-CONTROLS = {"prior": (GREY, ":"), "clinical": ("#4D4D4D", "--")}
+CONTROLS = {"prior": (GREY, ":"), "clinical": ("#4D4D4D", "--"), "colour": ("#A9A9A9", "-.")}
 LINES = ("-", (0, (5, 1.5)), "-.")
 COLUMN_IN, PAGE_IN = 3.5, 7.2
 DPI = 200

@@ -65,6 +65,8 @@ class Aggregator(nn.Module):
     lecun_head: ClassVar[bool] = False
     #: It looks at tiles.
     uses_tiles: ClassVar[bool] = True
+    #: It tells tiles of several scales apart: its bags hold the tiles' parents at coarser scales, where there are such.
+    scales: ClassVar[bool] = False
     #: Its constructor takes `modalities`, a tuple of `Modality` of at least one.
     multimodal: ClassVar[bool] = False
     #: Its constructor takes `outputs` and its vectors are the predictions: the head adds no weights, only a bias.

@@ -77,6 +77,8 @@ class ReportContext:
         All models over all tasks, and their ranks (`histostudy.evaluation.overview`).
     sequence : DataFrame, optional
         Metrics of the tasks learned in sequence (`histostudy.evaluation.continual`).
+    stain : DataFrame, optional
+        The audit of stain (`histostudy.evaluation.stain_audit`).
     figures : sequence of FigureItem
     slides : DataFrame, optional
         One row a slide, with at least slide_id and status; other columns are shown where they are known.
@@ -106,6 +108,7 @@ class ReportContext:
     overview: pd.DataFrame | None = None
     ranks: pd.DataFrame | None = None
     sequence: pd.DataFrame | None = None
+    stain: pd.DataFrame | None = None
     figures: Sequence[FigureItem] = ()
     slides: pd.DataFrame | None = None
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)

@@ -13,14 +13,16 @@ from histostudy.report.tasks import is_null, unit_of
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTROLS = ("prior", "clinical")
+CONTROLS = ("prior", "clinical", "colour")
 
 
 def main_rows(metrics: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of a task's main metric, one a model (of expression: the mean over genes)."""
+    """The rows of a task's main metric, one a model (a mean over genes of expression, over classes of pixels)."""
     rows = metrics[metrics["metric"] == MAIN_METRIC[kind]]
     if "gene" in rows:
         rows = rows[rows["gene"].isna() | rows["gene"].isin(["", "all"])]
+    if "class" in rows:
+        rows = rows[rows["class"] == "mean"]
     return rows
 
 
@@ -122,6 +124,8 @@ def _subject(study: Mapping[str, Any], model: str) -> tuple[str, bool]:
     """Who a sentence is about, and whether that is a plural."""
     if model == "clinical":
         return "the clinical covariates alone", True
+    if model == "colour":
+        return "the control colour, which sees nothing else,", False
     if model == "prior":
         return "the control prior, one prediction for everybody,", False
     if what_it_is(study, model) == "predictions":

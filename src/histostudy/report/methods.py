@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from histostudy.model_kinds import FAMILIES
 from histostudy.report.continual import continual_paragraph
+from histostudy.report.labelled import labelled_paragraph
 from histostudy.report.modelling import (
     inner_choice,
     is_foreign,
@@ -16,6 +18,9 @@ from histostudy.report.modelling import (
     training_paragraph,
 )
 from histostudy.report.numbers import count, known, listed, number
+from histostudy.report.pretraining import pretraining_text
+from histostudy.report.segmentation import segmentation_paragraph
+from histostudy.report.stain import audit_paragraph, stain_sentence
 from histostudy.report.tasks import detectable_hazard_ratio, is_null, task_text, unit_of
 
 MU = "\N{MICRO SIGN}m"
@@ -47,11 +52,14 @@ def methods_paragraphs(
     counts = counts or {}
     paragraphs = [_cohort(study, counts)]
     if has_slides(study):
-        paragraphs.append(_images(study, counts))
+        if any(task["kind"] != "tile_classification" for task in study.get("tasks") or [{"kind": ""}]):
+            paragraphs.append(_images(study, counts) + stain_sentence(study))
+        paragraphs.append(audit_paragraph(study))
     if study.get("tasks"):
         paragraphs += [
             _tasks(study), _splits(study, counts), modalities_paragraph(study), models_paragraph(study),
-            training_paragraph(study), continual_paragraph(study), _statistics(study, counts),
+            training_paragraph(study), labelled_paragraph(study), segmentation_paragraph(study),
+            continual_paragraph(study), _statistics(study, counts),
             _survival(study, tasks or {}),
         ]  # fmt: skip
     paragraphs.append(_software(study, software or {}))
@@ -110,23 +118,39 @@ def _images(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:
         )
     text = _spots(tiles) if tiles.get("spots") else _lattice(study)
     text += f", {counts['tiles']:,} tiles in all. " if "tiles" in counts else ". "
+    if not _embeds(study):
+        return _tissue(study) + "."
     encoder = features.get("encoder")
     if encoder == "builtin":
         return text + (
             "Each tile was described by statistics of colour, stain density, texture and nuclei, without learned "
             "weights."
         )
-    return text + f"Each tile was embedded with the encoder {encoder}."
+    made = pretraining_text(study)
+    return text + f"Each tile was embedded with the encoder {encoder}." + (f" {made}" if made else "")
 
 
 def _lattice(study: Mapping[str, Any]) -> str:
-    tiles, tissue = study.get("tiles") or {}, study.get("tissue") or {}
+    tiles = study.get("tiles") or {}
+    return (
+        f"{_tissue(study)}. On one lattice a slide, {_square(tiles)}, {_overlap(tiles)}, were kept where "
+        f"at least {number(100 * float(tiles.get('min_tissue', 0)), 0)}% was tissue"
+    )
+
+
+def _tissue(study: Mapping[str, Any]) -> str:
+    tissue = study.get("tissue") or {}
     return (
         f"Tissue was found at {number(tissue.get('working_mpp'), 0)} {MU} per pixel with the method "
         f"{tissue.get('method')}; pieces under {number(tissue.get('min_area_um2'), 0)} {MU}\N{SUPERSCRIPT TWO} were "
-        f"dropped and pen marks left out. On one lattice a slide, {_square(tiles)}, {_overlap(tiles)}, were kept where "
-        f"at least {number(100 * float(tiles.get('min_tissue', 0)), 0)}% was tissue"
+        "dropped and pen marks left out"
     )
+
+
+def _embeds(study: Mapping[str, Any]) -> bool:
+    """Whether tiles were embedded: not where all tasks are of pixels."""
+    tasks = study.get("tasks") or []
+    return not tasks or any(task["kind"] not in FAMILY_KINDS for task in tasks)
 
 
 def _spots(tiles: Mapping[str, Any]) -> str:
@@ -197,9 +221,15 @@ def _folds(study: Mapping[str, Any], splits: Mapping[str, Any], counts: Mapping[
     return text + (f", repeated {splits['repeats']} times." if again else ".")
 
 
+#: Kinds of task that need no features of whole slides.
+FAMILY_KINDS = tuple(kind for kinds in FAMILIES.values() for kind in kinds)
+#: Kinds of task without an outcome that folds could balance.
+UNBALANCED = ("expression", "segmentation")
+
+
 def _stratified(study: Mapping[str, Any], splits: Mapping[str, Any]) -> bool:
     """Whether folds balance an outcome: expression has nothing to balance."""
-    return bool(splits.get("stratify")) and any(task["kind"] != "expression" for task in study["tasks"])
+    return bool(splits.get("stratify")) and any(task["kind"] not in UNBALANCED for task in study["tasks"])
 
 
 def _inner(study: Mapping[str, Any], splits: Mapping[str, Any]) -> str:
@@ -231,7 +261,7 @@ def _statistics(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:
         f"Intervals are {level}% percentile intervals of {int(compare.get('resamples', 0)):,} bootstrap resamples of "
         f"{_resampled(study, counts)}"
     )
-    if "classification" in kinds:
+    if kinds & {"classification", "tile_classification"}:
         text += "; that of the calibration error, which rises with resampling noise, is shifted to the estimate"
     spots = all(unit_of(task) == "spot" for task in study["tasks"])
     others = "other spots of these slides, not with other patients" if spots else "other test patients, not"
@@ -265,6 +295,8 @@ def _resampled(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:
 
         blocks = f"spots, in blocks of {number(BLOCK_UM, 0)} {MU} as neighbours are alike"
         what = blocks if units == ["spot"] else f"patients, or {blocks}"
+    if "tile" in units:
+        what += ", each with all his labelled tiles"
     if int((study.get("splits") or {}).get("repeats") or 1) > 1:
         return f"{what}, drawn over all of them, as each is tested more than once"
     if counts.get("once"):
@@ -281,9 +313,10 @@ def _pooling(kinds: set[str]) -> str:
             "scale, and Brier scores, calibration and observed over expected events are of all test patients together "
             "(beside them, C of ranks within folds and C of risks pooled)"
         )
-    if "classification" in kinds:
+    if kinds & {"classification", "tile_classification"}:
+        of = "patients" if "tile_classification" not in kinds else "rows"
         parts.append(
-            "in classification, AUROC and AUPRC are means over folds, the other metrics of all test patients together"
+            f"in classification, AUROC and AUPRC are means over folds, the other metrics of all test {of} together"
         )
     if kinds & {"regression", "expression"}:
         names = listed(sorted(kinds & {"regression", "expression"}))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from histostudy.model_kinds import FAMILIES
 from histostudy.report.aggregators import OWN_FUSION, aggregator_phrase
+from histostudy.report.labelled import chosen_of
 from histostudy.report.numbers import count, listed, number
 from histostudy.report.recipes import recipe_phrase
 from histostudy.report.tasks import unit_of
@@ -19,6 +21,11 @@ FUSIONS = {"concat": "by concatenation", "bilinear": "by gated bilinear fusion (
 def models_of(study: Spec) -> dict[str, Spec]:
     """The study's models of single tasks by name, without the controls."""
     return {name: model for name, model in (study.get("models") or {}).items() if not model.get("continual")}
+
+
+def bag_models(study: Spec) -> dict[str, Spec]:
+    """Those of the models that learn from bags of tiles, or were made elsewhere: their paragraphs are here."""
+    return {n: m for n, m in models_of(study).items() if not any(m.get(key) for key in FAMILIES)}
 
 
 def is_foreign(model: Spec) -> bool:
@@ -39,17 +46,20 @@ def is_solved(model: Spec) -> bool:
 
 def inner_choice(study: Spec) -> list[str]:
     """What the inner validation part chose: `the epoch`, `the ridge penalty`, both or nothing."""
-    own = [m for m in models_of(study).values() if not is_foreign(m) and not is_untrained(m)]
+    tiles = {n: m for n, m in models_of(study).items() if m.get("classifier") and not is_untrained(m)}
+    own = [m for n, m in models_of(study).items() if not is_foreign(m) and not is_untrained(m) and n not in tiles]
     asked = [m for m in own if (m.get("training") or {}).get("epoch", "inner") == "inner"]
     chosen = ["the epoch"] if any(not is_solved(m) for m in asked) else []
     if any(is_solved(m) and (m.get("options") or {}).get("penalty") is None for m in asked):
         chosen.append("the ridge penalty")
-    return chosen
+    return list(dict.fromkeys(chosen + chosen_of(tiles)))
 
 
 def models_paragraph(study: Spec) -> str:
     """What the models are, and the controls beside them."""
-    models = models_of(study)
+    models = bag_models(study)
+    if models_of(study) and not models:
+        return ""
     own = {name: m for name, m in models.items() if not is_foreign(m)}
     text = f"Models: {_families(own)}." if own else ""
     foreign = [f"{name} ({_file(m['predictions'])})" for name, m in models.items() if is_foreign(m)]
@@ -136,7 +146,7 @@ def _modality(name: str, modality: Spec) -> str:
 
 def training_paragraph(study: Spec) -> str:
     """How the models that were trained here were trained; empty where none was."""
-    own = {n: m for n, m in models_of(study).items() if not is_foreign(m) and not is_untrained(m)}
+    own = {n: m for n, m in bag_models(study).items() if not is_foreign(m) and not is_untrained(m)}
     solved = {n: m for n, m in own.items() if is_solved(m)}
     stepped = {n: m for n, m in own.items() if n not in solved}
     sentences = [_solved_sentence(solved)] if solved else []

@@ -13,6 +13,10 @@ METRICS: dict[str, tuple[str, int]] = {
     "auprc": ("AUPRC", 3),
     "balanced_accuracy": ("Balanced accuracy", 3),
     "f1_macro": ("F1 (macro)", 3),
+    "retrieval_acc@1": ("Retrieval, 1 nearest", 3),
+    "retrieval_acc@3": ("Retrieval, 3 nearest", 3),
+    "retrieval_acc@5": ("Retrieval, 5 nearest", 3),
+    "retrieval_map": ("Retrieval, mean average precision", 3),
     "brier": ("Brier score", 3),
     "ece": ("Calibration error", 3),
     "c_harrell": ("C (Harrell)", 3),
@@ -27,6 +31,11 @@ METRICS: dict[str, tuple[str, int]] = {
     "r2": ("R\N{SUPERSCRIPT TWO}", 3),
     "mae": ("Mean absolute error", 3),
     "skill": ("Skill over the training mean", 3),
+    "dice": ("Dice", 3),
+    "iou": ("Intersection over union", 3),
+    "precision": ("Precision", 3),
+    "recall": ("Recall", 3),
+    "dice_pooled": ("Dice, pixels pooled", 3),
 }
 #: Metrics at a time, ``<name>@<days>``.
 AT_A_TIME = {"auroc_td": "AUROC", "brier": "Brier score", "observed_expected": "Observed / expected"}

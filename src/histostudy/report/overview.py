@@ -21,8 +21,8 @@ def overview_table(table: pd.DataFrame, ranks: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        tasks (name, metric), reference, note, and models: name, rank, cells (value, span, difference), seconds,
-        parameters. A model that some task lacks stands last, without a rank.
+        tasks (name, metric), reference, note, timed (whether seconds are known), and models: name, rank, cells (value,
+        span, difference), seconds, parameters. A model that some task lacks stands last, without a rank.
     """
     tasks = list(dict.fromkeys(table["task"]))
     ranked = ranks.set_index("model")["mean_rank"]
@@ -34,6 +34,7 @@ def overview_table(table: pd.DataFrame, ranks: pd.DataFrame) -> dict[str, Any]:
         "tasks": [(t, metric_name(str(table.loc[table["task"] == t, "metric"].iloc[0]))) for t in tasks],
         "reference": str(references.iloc[0]) if len(references) else "",
         "note": _note(ranks),
+        "timed": bool(costs["seconds"].notna().any()),
         "models": [
             {
                 "name": model,

@@ -24,6 +24,7 @@ from histostudy.report.numbers import (
     p_value,
 )
 from histostudy.report.overview import overview_table
+from histostudy.report.stain import audit_rows, audit_warning
 from histostudy.report.tables import flow_boxes, plain_table, slide_table, splits_and_leakage, table_one
 from histostudy.report.tasks import is_null, null_note, power_note, task_text, unit_of
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 KINDS = {
     "classification": "Classification", "survival": "Survival", "regression": "Regression",
-    "expression": "Gene expression",
+    "expression": "Gene expression", "segmentation": "Segmentation",
+    "tile_classification": "Labelled tiles",
 }  # fmt: skip
 
 
@@ -86,6 +88,8 @@ def _page(context: ReportContext) -> dict[str, Any]:
         "splits": splits_and_leakage(context),
         "overview": _overview(context),
         "sequence": plain_table(continual_table(context.sequence)) if context.sequence is not None else None,
+        "stain": plain_table(audit_rows(context.stain)) if context.stain is not None else None,
+        "stain_warning": audit_warning(context.stain) if context.stain is not None else "",
         "tasks": [t for t in tasks if t["tables"] or t["figures"]],
         "figures": [_figure(f) for f in context.figures if f.task is None],
         "slides": slide_table(context) if context.slides is not None else None,
@@ -202,6 +206,8 @@ def _task(task: Mapping[str, Any], context: ReportContext) -> dict[str, Any]:
         if "gene" in table:
             whole = table[table["gene"].isna() | table["gene"].isin(["", "all"])]
             out["genes"] = _genes(table, reference)
+        if "class" in table:
+            whole = table[table["class"] == "mean"]
         out["tables"] = metric_tables(whole, kind, lambda model: _row_of(context.study, model, reference))
         metric = MAIN_METRIC[kind]
         if len(main):
@@ -227,6 +233,7 @@ def _row_of(study: Mapping[str, Any], model: str, reference: str | None) -> dict
 def _units(rows: pd.DataFrame, task: Mapping[str, Any]) -> str:
     row = rows.iloc[0]
     text = count(row["n"], unit_of(task)) if known(row.get("n")) else ""
+    text += f" of {count(row['patients'], 'patient')}" if known(row.get("patients")) else ""
     return text + (f", {count(row['events'], 'event')}" if known(row.get("events")) else "")
 
 
@@ -272,6 +279,7 @@ def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("flow", "Study flow", page["flow"]), ("table-one", "Patients", page["table_one"]),
         ("splits", "Splits", page["splits"]), ("overview", "All models", page["overview"]),
         ("results", "Results", page["tasks"]), ("sequence", "Tasks in sequence", page["sequence"]),
+        ("stain", "Stain", page["stain"]),
         ("figures", "Figures", page["figures"]), ("slides", "Slides", page["slides"]),
         ("methods", "Methods", page["methods"]),
         ("versions", "Versions", page["software"] or page["data"]), ("config", "Configuration", True),

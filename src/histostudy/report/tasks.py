@@ -8,7 +8,9 @@ from pathlib import PurePath
 from statistics import NormalDist
 from typing import Any
 
+from histostudy.report.labelled import labelled_text
 from histostudy.report.numbers import count, listed, number
+from histostudy.report.segmentation import segmentation_text
 
 #: Of the smallest hazard ratio that is not too easily missed.
 LEVEL, POWER = 0.05, 0.8
@@ -20,7 +22,9 @@ def is_null(task: Mapping[str, Any]) -> bool:
 
 
 def unit_of(task: Mapping[str, Any]) -> str:
-    """What a row of the task is: a patient or a spot."""
+    """What a row of the task is: a patient, a spot or a tile."""
+    if task.get("kind") == "tile_classification":
+        return "tile"
     return "spot" if task.get("level") == "spot" else "patient"
 
 
@@ -31,6 +35,10 @@ def task_text(task: Mapping[str, Any]) -> str:
             parts = [f"time {task.get('time')} with event {task.get('event')}"]
         case "expression":
             parts = _expression(task)
+        case "tile_classification":
+            parts = [labelled_text(task)]
+        case "segmentation":
+            parts = [segmentation_text(task)]
         case _:
             positive = f", positive class {task['positive']}" if task.get("positive") else ""
             parts = [f"target {task.get('target')}{positive}"]

@@ -31,7 +31,8 @@ def simulate_cohort(
     """Draw a cohort.
 
     Writes `slides/<slide>.tiff`, `slides.csv`, `patients.csv`, `expression.csv`, `truth.json` (the planted
-    effects and what was drawn) and `truth/<slide>.geojson` (tissue and nests, level-0 px).
+    effects and what was drawn), `truth/<slide>.geojson` (tissue and nests, level-0 px) and
+    `annotations/<slide>.geojson` (what somebody would draw in QuPath: `Tumor` for nests, `Stroma`, `Glands`).
 
     Parameters
     ----------
@@ -55,6 +56,10 @@ def simulate_cohort(
     drawn = plan(simulate, seed, effects)
     shares = draw_slides(drawn.slides, out_dir, workers)
     write_tables(drawn, out_dir, shares)
+    if simulate.labelled_tiles is not None:
+        from histostudy.simulate.labelled import labelled_tiles
+
+        _write_csv(out_dir / "tiles.csv", labelled_tiles(drawn.slides, simulate.labelled_tiles))
     logger.info("drew %d slides of %d patients", len(drawn.slides), len(drawn.patient_ids))
     return drawn
 
@@ -128,7 +133,27 @@ def _draw_one(slide: SlidePlan, out_dir: str) -> dict[str, float]:
     finally:
         cv2.setNumThreads(threads)
     write_json(Path(out_dir) / "truth" / f"{slide.slide_id}.geojson", _geojson(layout, slide.mpp))
+    write_json(Path(out_dir) / "annotations" / f"{slide.slide_id}.geojson", _annotations(layout, slide.mpp))
     return layout.shares()
+
+
+def _annotations(layout: Layout, mpp: float) -> dict[str, Any]:
+    """Nests, stroma and glands as annotations that QuPath writes, with holes, in level-0 px."""
+    from histostudy.simulate.layout import COARSE_UM, GLANDS, NEST, STROMA
+    from histostudy.tissue.geojson import polygons_of
+
+    scale = (COARSE_UM / mpp, COARSE_UM / mpp)
+    features = []
+    for name, label in (("Stroma", STROMA), ("Glands", GLANDS), ("Tumor", NEST)):
+        for polygon in polygons_of(layout.labels == label, scale):
+            rings = [polygon.exterior, *polygon.interiors]
+            shape = [[[round(x, 1), round(y, 1)] for x, y in ring.coords] for ring in rings]
+            features.append({
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": shape},
+                "properties": {"objectType": "annotation", "classification": {"name": name}},
+            })  # fmt: skip
+    return {"type": "FeatureCollection", "features": features}
 
 
 def _geojson(layout: Layout, mpp: float) -> dict[str, Any]:

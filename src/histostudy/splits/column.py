@@ -1,4 +1,4 @@
-"""Folds that a column of the patient table names: the number of the fold that tests each patient."""
+"""Folds that a column of the patient table names: the number of the fold that tests each patient, or train and test."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def folds_of_column(
 ) -> pd.DataFrame:
     """Take the test folds from `splits.column`; inner parts are drawn, anew in each repeat.
 
-    A patient without a number takes part in no fold.
+    A patient without a number takes part in no fold. A column of the words ``train`` and ``test`` is one fold, in which
+    those who train are never tested.
 
     Raises
     ------
     SplitError
-        If there is no such column, a cell is no whole number, or there is one fold only.
+        If there is no such column, a cell is no whole number, or there is one fold only, or one of the words.
     """
     column = str(splits.column)
     if column not in patients:
@@ -40,7 +41,9 @@ def folds_of_column(
     known = np.array([not is_missing(str(c)) and c == c for c in table[column]])
     table = table[known].reset_index(drop=True)
     ids, fold_of = table["patient_id"].to_numpy(dtype=object), np.zeros(len(table), int)
-    for i, cell in enumerate(table[column]):
+    words = [str(cell).strip().lower() for cell in table[column]]
+    published = set(words) == {"train", "test"}
+    for i, cell in enumerate(table[column] if not published else ()):
         try:
             fold_of[i] = int(float(cell))
             if fold_of[i] != float(cell):
@@ -48,10 +51,14 @@ def folds_of_column(
         except (ValueError, OverflowError):
             row = int(table[ROW].iloc[i]) if ROW in table else None
             raise SplitError(
-                f"{cell!r} is no fold", where=at(source, row=row, column=column), todo="write whole numbers"
+                f"{cell!r} is no fold",
+                where=at(source, row=row, column=column),
+                todo="write whole numbers, or train and test",
             ) from None
-    folds = sorted(set(fold_of.tolist()))
-    if len(folds) < 2:
+    if published:
+        fold_of = np.where(np.array(words) == "test", 0, -1)
+    folds = [0] if published else sorted(set(fold_of.tolist()))
+    if len(folds) < 2 and not published:
         raise SplitError(f"{len(folds)} fold only", where=at(source, column=column), todo="two at least")
     labels, _ = strata_of(ids, outcomes if splits.stratify else (), len(folds))
     rows: list[tuple[int, int, str, str]] = []

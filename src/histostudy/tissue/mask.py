@@ -70,10 +70,26 @@ def sections(mask: BoolMask, mpp: float, gap_um: float = 300.0) -> tuple[NDArray
     pad = disk.shape[0]
     wide = cv2.copyMakeBorder(mask.astype(np.uint8), pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
     _, joined = cv2.connectedComponents(cv2.dilate(wide, disk), connectivity=8)
-    labels = np.where(mask, joined[pad:-pad, pad:-pad], 0)
+    return in_reading_order(np.where(mask, joined[pad:-pad, pad:-pad], 0))
+
+
+def in_reading_order(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
+    """The same sections, numbered from 1 by their first pixel, and how many they are; 0 stays 0."""
     found, first = np.unique(labels, return_index=True)
     ordered = found[np.argsort(first)]
     ordered = ordered[ordered > 0]
-    number = np.zeros(int(joined.max()) + 1, np.int32)
+    number = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
     number[ordered] = np.arange(1, len(ordered) + 1)
     return number[labels], len(ordered)
+
+
+def nearest_label(labels: NDArray[np.int32], mask: BoolMask) -> NDArray[np.int32]:
+    """`labels` on `mask`; a pixel that has none takes that of the nearest one that has (1 where none has)."""
+    from scipy import ndimage
+
+    if not labels.any():
+        return mask.astype(np.int32)
+    if (mask & (labels == 0)).any():
+        y, x = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+        labels = labels[y, x]
+    return np.where(mask, labels, 0).astype(np.int32)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from histostudy.errors import ConfigError
-from histostudy.tissue.density import Density, odd
+from histostudy.tissue.density import Density, densest, odd, palest, summed
 from histostudy.tissue.registry import BoolMask
 
 COLOURS = ("red", "green", "blue", "black")
@@ -28,10 +28,10 @@ LEAST = 0.25
 
 def _rules(density: Density) -> Mapping[str, tuple[BoolMask, BoolMask]]:
     """Strict and loose mask of each colour."""
-    total = density.sum(axis=2)
+    total = summed(density)
     green = density[..., 1] + 1e-3
     r, b = density[..., 0] / green, density[..., 2] / green
-    grey = (density.max(axis=2) - density.min(axis=2)) / (total + 1e-3)
+    grey = (densest(density) - palest(density)) / (total + 1e-3)
     seen = total > LEAST
     usual = min(float(np.median(b[seen])), 0.62) if seen.any() else 0.62
     b_red = max(0.64, usual + 0.09)  # fields of eosin and blood alone reach 0.63

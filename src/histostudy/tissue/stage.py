@@ -12,8 +12,8 @@ from histostudy.errors import BadSlideError
 from histostudy.files import write_text
 from histostudy.stages import run_shard
 from histostudy.tissue.geojson import to_geojson
-from histostudy.tissue.mask import clean, sections
-from histostudy.tissue.registry import BoolMask, Image, segment
+from histostudy.tissue.mask import clean, in_reading_order, nearest_label, sections
+from histostudy.tissue.registry import BoolMask, Image, Segmentation, segment, weights_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +43,13 @@ def segment_image(rgb: Image, mpp: float, tissue: Tissue) -> tuple[BoolMask, Boo
     -------
     tissue, pen : ndarray of bool, (H, W)
     """
-    found = segment(rgb, mpp, tissue.method, tissue.options)
+    found = segment(rgb, mpp, tissue.method, tissue.options, tissue.checkpoint)
+    return _clean(found, mpp, tissue), found.pen
+
+
+def _clean(found: Segmentation, mpp: float, tissue: Tissue) -> BoolMask:
     out = found.pen if not (found.tissue & found.pen).any() else None  # the method leaves pen out
-    mask = clean(found.tissue, mpp, min_area_um2=tissue.min_area_um2, min_hole_um2=tissue.min_hole_um2, exclude=out)
-    return mask, found.pen
+    return clean(found.tissue, mpp, min_area_um2=tissue.min_area_um2, min_hole_um2=tissue.min_hole_um2, exclude=out)
 
 
 def segment_slide(slide: Slide, tissue: Tissue) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,14 +74,16 @@ def segment_slide(slide: Slide, tissue: Tissue) -> tuple[dict[str, Any], dict[st
         ``no_tissue``, if none is left after cleaning up.
     """
     rgb, mpp = slide.thumbnail(max(tissue.working_mpp, slide.mpp))
-    mask, pen = segment_image(rgb, mpp, tissue)
+    found = segment(rgb, mpp, tissue.method, tissue.options, tissue.checkpoint)
+    mask, pen = _clean(found, mpp, tissue), found.pen
     height, width = mask.shape
     scale = (slide.width_px0 / width, slide.height_px0 / height)
     pixel_um2 = scale[0] * scale[1] * slide.mpp**2
     if not mask.any():
         marks = f", {pen.sum() * pixel_um2 / 1e6:.2f} mm2 of pen" if pen.any() else ""
         raise BadSlideError("no_tissue", f"nothing of {tissue.min_area_um2:g} um2 or more by {tissue.method}{marks}")
-    labels, n = sections(mask, mpp)
+    # by the gaps between them, unless the method has told them apart itself
+    labels, n = sections(mask, mpp) if found.sections is None else in_reading_order(nearest_label(found.sections, mask))
     stats = {
         "tissue_area_um2": float(round(mask.sum() * pixel_um2, 1)),
         "sections": n,
@@ -109,7 +114,11 @@ def segment_slides(slides_index: pd.DataFrame, tissue: Tissue, out_dir: Path) ->
     from histostudy.slides.reader import open_slide
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    parameters = {"tissue": tissue.model_dump(mode="json"), "code": code_version(__name__)}
+    parameters = {
+        "tissue": tissue.model_dump(mode="json", exclude={"checkpoint"}),
+        **weights_of(tissue.method, tissue.checkpoint),
+        "code": code_version(__name__),
+    }
 
     def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"slide": row["fingerprint"], "mpp": float(row["mpp"]), **parameters}

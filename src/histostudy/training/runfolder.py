@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histostudy.files import read_json, sha256
+from histostudy.files import read_json, sha256, write_json, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILES = ("weights.safetensors", "predictions.parquet", "history.csv")
 #: Predictions after every epoch, of a traced training.
 EPOCHS = "epochs.parquet"
+#: Classes called from few tiles a class, of prototypes.
+SHOTS = "few_shot.parquet"
 
 
 def forget(out_dir: Path, runs: set[str]) -> None:
@@ -45,9 +51,31 @@ def kept(folder: Path, identity: str) -> dict[str, Any] | None:
     except ValueError:  # half-written by a killed job of an older version
         return None
     files = run.pop("files", {})
-    if run.get("identity") != identity or set(files) - {EPOCHS} != set(FILES):
+    if run.get("identity") != identity or set(files) - {EPOCHS, SHOTS} != set(FILES):
         return None
     for name, checksum in files.items():
         if not (folder / name).is_file() or sha256(folder / name) != checksum:
             return None
     return {**run, "status": "kept"}
+
+
+def write_record(folder: Path, run: dict[str, Any], names: Iterable[str]) -> None:
+    """Write what a later call knows a run by: its row and the checksums of its files, not the time it took."""
+    row = {key: value for key, value in run.items() if key != "seconds"}
+    write_json(folder / "run.json", {**row, "files": {name: sha256(folder / name) for name in names}})
+
+
+def write_index(folder: Path, index: pd.DataFrame, timings: bool) -> None:
+    """Write the rows of a model's runs: the same bytes whether they were trained now or kept.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``runs.parquet``.
+    index : DataFrame
+        One row a run.
+    timings : bool
+        Whether to keep the seconds that those trained now took, which no other run will take again.
+    """
+    passing = ["status", *([] if timings else ["seconds"])]
+    write_table(folder / "runs.parquet", index.drop(columns=passing, errors="ignore"))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from histostudy.codeversion import code_version
 from histostudy.errors import ModelError
-from histostudy.files import digest_of, sha256, write_json, write_table
+from histostudy.files import digest_of, sha256, write_table
 from histostudy.log import progress
 from histostudy.seeds import derive_seed
 from histostudy.study import CONTROLS
 from histostudy.tasks import EVALUATED_ONLY
-from histostudy.training.runfolder import EPOCHS, FILES, digest_of_arrays, forget, kept
+from histostudy.training.runfolder import EPOCHS, FILES, digest_of_arrays, forget, kept, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,6 +128,14 @@ def looks_at_tiles(study: Study, model: str) -> bool:
     return aggregator_kind(str(study.models[model].aggregator)).uses_tiles
 
 
+def seen_by(aggregator: str, bags: Bags) -> Bags:
+    """The bags as an aggregator sees them: with the tiles' parents at coarser scales where it tells scales apart."""
+    from histostudy.features.scales import of_all_scales
+    from histostudy.models.registry import aggregator_kind
+
+    return of_all_scales(bags) if aggregator_kind(aggregator).scales else bags
+
+
 class _Trainer:
     """What the folds of a model share: the tiles in memory, the days S(t) is reported at."""
 
@@ -149,7 +157,7 @@ class _Trainer:
             if spec.predictions is not None:
                 self.foreign = ForeignPredictions(spec.predictions, outcome)
             elif bags is not None:
-                self.store = TileStore.of(bags, pick_device(spec.training.device))
+                self.store = TileStore.of(seen_by(str(spec.aggregator), bags), pick_device(spec.training.device))
             else:
                 self.store = TileStore.without_tiles(outcome.patient_ids.tolist(), pick_device(spec.training.device))
         self.days: Sequence[int] = ()
@@ -190,7 +198,7 @@ class _Trainer:
             "without_features": sum(p in has_outcome for ids in parts.values() for p in ids)
             - sum(map(len, used.values())),
         }  # fmt: skip
-        write_json(folder / "run.json", {**run, "files": {name: sha256(folder / name) for name in names}})
+        write_record(folder, run, names)
         return run
 
     def source_files(self, repeat: int, fold: int) -> list[Path]:
@@ -263,6 +271,9 @@ def _context(
     if not control and bags is not None:
         coords = None if bags.positions == "unknown" else bags.coords
         context["features"] = bags.digest or digest_of_arrays(bags.patient_ids, bags.offsets, bags.features, coords)
+        if bags.digest is None and bags.coarser is not None:
+            parents = bags.coarser
+            context["parents"] = digest_of_arrays(parents.offsets, parents.features, parents.coords, parents.scales)
     if not control:
         spec = study.models[model]
         context["predictions"] = None if spec.predictions is None else sha256(spec.predictions)

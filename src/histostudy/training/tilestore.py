@@ -43,6 +43,8 @@ class TileStore:
         Where batches go.
     coords : Tensor, optional
         (T, 2) int64 positions, where they are known.
+    scales : Tensor, optional
+        (T,) float32 um per pixel, where bags hold several scales.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class TileStore:
         patient_ids: Sequence[str],
         device: str = "cpu",
         coords: Tensor | None = None,
+        scales: Tensor | None = None,
     ) -> None:
         pairs = [(p, int(a), int(b)) for p, a, b in zip(patient_ids, offsets[:-1], offsets[1:], strict=True)]
         full = [(patient, start) for patient, start, stop in pairs if stop > start]
-        self.features, self.device, self.coords = features, device, coords
+        self.features, self.device, self.coords, self.scales = features, device, coords, scales
         self.offsets = [start for _, start in full] + [int(offsets[-1])]
         self.patient_ids = [patient for patient, _ in full]
         self._means: TileStore | None = None
@@ -68,7 +71,8 @@ class TileStore:
     def of(cls, bags: Bags, device: str = "cpu") -> TileStore:
         """The tiles of `bags`, without a copy on the CPU."""
         coords = None if bags.positions == "unknown" else _shared(bags.coords)
-        return cls(_shared(bags.features), bags.offsets.tolist(), bags.patient_ids, device, coords)
+        scales = None if bags.scales is None else _shared(bags.scales)
+        return cls(_shared(bags.features), bags.offsets.tolist(), bags.patient_ids, device, coords, scales)
 
     @classmethod
     def without_tiles(cls, patient_ids: Sequence[str], device: str = "cpu") -> TileStore:
@@ -121,6 +125,7 @@ class TileStore:
             self._gathered(self.features, picked), offsets.to(self.device),
             None if self.coords is None else self._gathered(self.coords, picked),
             {name: one.of(rows, self.device) for name, one in self.modalities.items()},
+            None if self.scales is None else self._gathered(self.scales[:, None], picked)[:, 0],
         )  # fmt: skip
 
     def _gathered(self, source: Tensor, picked: Sequence[Picked]) -> Tensor:

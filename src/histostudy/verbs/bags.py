@@ -37,6 +37,7 @@ def make_bags(study_file: Path) -> None:
         layout=_layout(tables),
         mpp={slide: source["mpp"] for slide, source in made_of.items() if source["mpp"] is not None},
         allocate=unnamed_file(folder),
+        scales=tables.study.tiles.scales,
     )
     digest = write_bags(bags, folder, made_of)
     logger.info("%d bags, %d tiles of %d: %s", len(bags), len(bags.features), bags.dim, digest[:16])

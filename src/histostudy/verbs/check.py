@@ -31,7 +31,9 @@ def check_in_another_process(study: Study, layout: Layout, code: str) -> None:
     """
     folder = None if study.cohort.simulate else study.features.precomputed
     note = layout.home / ".plans" / "checked.json"
-    seen = {"digest": digest_of([resolve(study), code, [] if folder is None else listing(folder)])}
+    drawn = [task.annotations for task in study.tasks if task.kind == "segmentation" and not study.cohort.simulate]
+    given = [listing(path) for path in ([folder] if folder is not None else []) + drawn]
+    seen = {"digest": digest_of([resolve(study), code, given])}
     if note.exists() and read_json(note) == seen:
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -64,7 +66,17 @@ def check_study(study: Study, layout: Layout) -> None:
             _check_model(study, model)
         except StudyError as error:
             raise ConfigError(error.what, where=f"models.{name}", todo=error.todo) from None
-    if not study.has_slides:
+    if any(task.kind == "tile_classification" for task in study.tasks):
+        from histostudy.verbs.labelled import check_labelled
+
+        check_labelled(study)
+    if any(task.kind == "segmentation" for task in study.tasks):
+        from histostudy.verbs.segmentation import check_segmentation
+        from histostudy.verbs.tables import slides_of
+
+        known = study.has_slides and study.cohort.simulate is None
+        check_segmentation(study, slides_of(study, layout)["slide_id"].tolist() if known else None)
+    if not study.uses_tissue:
         return
     if study.features.precomputed is not None:
         if study.cohort.simulate is None:  # drawn features are not there yet
@@ -76,9 +88,10 @@ def check_study(study: Study, layout: Layout) -> None:
     from histostudy.tissue.registry import segment
 
     facts = facts_of(str(study.features.encoder))
-    check_scale(facts, study.tiles.mpp, study.tiles.size, facts.input_px, study.features.allow_mpp_mismatch)
+    for mpp in (study.tiles.mpp, *study.tiles.scales):
+        check_scale(facts, mpp, study.tiles.size, facts.input_px, study.features.allow_mpp_mismatch)
     glass = np.full((64, 64, 3), 240, np.uint8)
-    segment(glass, study.tissue.working_mpp, study.tissue.method, study.tissue.options)
+    segment(glass, study.tissue.working_mpp, study.tissue.method, study.tissue.options, study.tissue.checkpoint)
 
 
 def _check_model(study: Study, model: Model) -> None:
@@ -97,6 +110,16 @@ def _check_model(study: Study, model: Model) -> None:
 
         SequenceModel(model.continual, model.training, model.options).check()
         check_options(model.continual, dict(model.options))
+        return
+    if model.classifier is not None:
+        from histostudy.verbs.labelled import check_classifier
+
+        check_classifier(study, model)
+        return
+    if model.segmenter is not None:
+        from histostudy.verbs.segmentation import check_segmenter_model
+
+        check_segmenter_model(study, model)
         return
     if model.aggregator is None:
         return

@@ -28,6 +28,8 @@ ATTENDING = (
 )  # fmt: skip
 #: Tiles shown at either end of the attention.
 TOP_TILES = 8
+#: Kinds of task with one prediction a patient.
+OF_PATIENTS = ("classification", "survival", "regression")
 #: Sections of the report, by what a figure's registration says.
 CATEGORIES = {"cohort": "Cohort", "results": "Results", "interpretation": "Interpretation"}
 
@@ -74,10 +76,13 @@ class PlannedFigure:
 def planned_figures(study: Study) -> list[PlannedFigure]:
     """Figures of a study, in the order of its report."""
     cohort = ["cohort_flow"]
-    if study.has_slides:
-        cohort += ["feature_pca"] if study.features.precomputed else ["contact_sheet", "feature_pca"]
+    if study.uses_tissue:
+        cohort += [] if study.features.precomputed else ["contact_sheet"]
+        cohort += ["feature_pca"] if study.uses_bags else []
     if study.modalities:
         cohort.append("modalities")
+    if "stain" in study.audit:
+        cohort.append("stain_audit")
     planned = [PlannedFigure(name, name, labels={"figure": name}) for name in cohort]
     planned += [
         PlannedFigure(f"transfer_{model}", "transfer_matrix", which=model, labels={"figure": f"transfer {model}"})
@@ -94,14 +99,16 @@ def planned_figures(study: Study) -> list[PlannedFigure]:
             left_out |= {"subtypes", "subtype_survival"}
         if not any(other.kind == "survival" for other in study.tasks):
             left_out |= {"subtype_survival"}
+        if not any(model.classifier == "prototypes" for model in study.models.values()):
+            left_out |= {"few_shot"}
         names = [name for name in names if name not in left_out]
-        if task.kind != "expression" and any(model.training.trace for model in study.models.values()):
+        if task.kind in OF_PATIENTS and any(model.training.trace for model in study.models.values()):
             names.append("epoch_choice")
         if task.kind == "expression" and task.level == "spot":
             names.append("spatial_gene")
         planned += [_of_task(task.name, name) for name in names]
         drawn_tiles = study.has_slides and not study.features.precomputed
-        if attending_model(study) and task.kind != "expression" and drawn_tiles:
+        if attending_model(study) and task.kind in OF_PATIENTS and drawn_tiles:
             planned += [_of_task(task.name, "attention_map", which) for which in ("high", "low")]
             planned.append(_of_task(task.name, "top_tiles"))
     return planned
@@ -130,7 +137,7 @@ def draw_figures(study_file: Path) -> None:
     from histostudy.verbs.tables import load_tables
 
     tables = load_tables(study_file)
-    artist = _Artist(tables, load_bags(tables) if tables.study.has_slides else None)
+    artist = _Artist(tables, load_bags(tables) if tables.study.uses_bags else None)
     for planned in progress(planned_figures(tables.study), "figures"):
         save_figure(artist.draw(planned), tables.layout.home / "figures" / planned.stem)
 
@@ -167,10 +174,15 @@ class _Artist:
             return self.top_tiles(draw, planned)
         task = self.study.task(planned.task)
         noun = {"noun": "spots"} if task.kind == "expression" and task.level == "spot" else {}
+        if task.kind == "tile_classification":
+            scored = pd.read_csv(self.layout.home / "metrics" / f"{planned.task}.csv")
+            noun = {"noun": f"tiles of {int(scored['patients'].max())} patients"}
         if table in ("metrics", "comparison"):
             return draw(pd.read_csv(self.layout.home / table / f"{planned.task}.csv"), **noun)
         curves = read_json(self.layout.curves(planned.task))
         mine = frame_from_json(curves[table]) if table in curves else pd.DataFrame()
+        if planned.figure == "segmentation_overlay":
+            return self.segmentation_overlay(draw, mine, task)
         if planned.figure == "spatial_gene":
             return self.spatial_gene(draw, mine)
         if planned.figure == "epoch_choice":
@@ -180,9 +192,18 @@ class _Artist:
             more = {"reference": self.study.compare.reference, "confidence": self.study.compare.confidence}
         elif planned.figure == "subtype_survival":
             more = {"scores": frame_from_json(curves["subtype_scores"])}
+        elif planned.figure == "few_shot":
+            more = {"classes": len(self.tables.outcomes[planned.task].classes)}
         elif planned.figure in ("td_auc", "brier"):
             more = {"horizons": self.study.task(planned.task).horizons}  # type: ignore[union-attr]
         return draw(mine, **more)
+
+    def segmentation_overlay(self, draw: Any, table: pd.DataFrame, task: Any) -> Figure:
+        """The worst, the middle and the best test slide of the reference model."""
+        from histostudy.verbs.segmentation import overlay_parts
+
+        parts = overlay_parts(self.tables, task, table) if len(table) else []
+        return draw(table, parts=parts, classes=task.labels)
 
     def spatial_gene(self, draw: Any, table: pd.DataFrame) -> Figure:
         """The best gene of the reference model over a section."""
@@ -220,6 +241,12 @@ class _Artist:
         import pandas as pd
 
         return draw(pd.read_csv(self.layout.home / "tables" / "modalities.csv"))
+
+    def stain_audit(self, draw: Any) -> Figure:
+        """What features know of the slide, and how they hold under another stain."""
+        import pandas as pd
+
+        return draw(pd.read_csv(self.layout.audit("audit"), keep_default_na=True))
 
     def contact_sheet(self, draw: Any) -> Figure:
         """Thumbnails with the outlines of tissue and pen."""

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from histostudy.cohort.tables import ROW, read_table
 from histostudy.errors import ConfigError
 from histostudy.files import frame_to_json, write_json, write_table
+from histostudy.training.runfolder import write_index
 from histostudy.verbs.bags import load_bags
+from histostudy.verbs.labelled import evaluate_tiles_of_study, train_tiles_of_study
 from histostudy.verbs.pairs import load_pairs
+from histostudy.verbs.segmentation import evaluate_segmentation_of_study, train_segmenter_of_study
 from histostudy.verbs.tables import Tables, load_tables
 
 if TYPE_CHECKING:
@@ -61,6 +64,12 @@ def train_model_of_study(study_file: Path, task: str, model: str) -> None:
     if model not in study.model_names(task):
         raise ConfigError(f"no model {model!r}", where=study_file, todo=f"models: {', '.join(study.model_names(task))}")
     outcome, splits = tables.outcomes[task], load_splits(tables)
+    if (spec := study.task(task)).kind == "segmentation":
+        train_segmenter_of_study(tables, spec, model, splits)
+        return
+    if spec.kind == "tile_classification":
+        train_tiles_of_study(tables, spec, model, splits)
+        return
     bags = load_bags(tables) if looks_at_tiles(study, model) else None
     if outcome.patient_of:
         bags = None if bags is None else spot_bags(bags, tables, outcome)
@@ -72,7 +81,7 @@ def train_model_of_study(study_file: Path, task: str, model: str) -> None:
         study, task, model, bags, outcome, splits, folder, modalities=tables.modalities if seen else {},
         sources=sources, pairs=load_pairs(tables, model),
     )  # fmt: skip
-    write_table(folder / "runs.parquet", index)
+    write_index(folder, index, study.compare.timings)
 
 
 def _beside(tables: Tables, task: str) -> Beside:
@@ -106,6 +115,12 @@ def evaluate_task_of_study(study_file: Path, task: str) -> None:
     from histostudy.evaluation.stage import evaluate_task
 
     tables = load_tables(study_file)
+    if (spec := tables.study.task(task)).kind == "segmentation":
+        evaluate_segmentation_of_study(tables, spec)
+        return
+    if spec.kind == "tile_classification":
+        evaluate_tiles_of_study(tables, spec, load_splits(tables))
+        return
     study, layout, outcome = tables.study, tables.layout, tables.outcomes[task]
     predictions = {model: gather(layout.runs(task, model)) for model in study.model_names(task)}
     splits = load_splits(tables)

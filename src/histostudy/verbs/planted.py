@@ -65,7 +65,9 @@ def planted_and_found(
     rows: list[Row] = []
     for task in study.tasks:
         table = metrics[task.name]
-        if task.permute is not None:
+        if task.kind == "segmentation":
+            rows.append(_segmented(study, task, table))
+        elif task.permute is not None:
             rows += _shuffled(study, task, table)
         elif task.kind == "expression":
             rows += _genes(task.name, of_model(study, table, "pearson"), truth["expression"], study.compare.confidence)
@@ -75,9 +77,10 @@ def planted_and_found(
             if task.kind == "survival" and cox is not None:
                 rows += _hazard_ratios(task.name, cox[cox["model"] == study.compare.reference], truth["survival"])
         else:
-            rows.append(
-                _above_chance(task, of_model(study, table, MAIN_METRIC[task.kind]).iloc[0], _of_pixels(task, truth))
-            )
+            mine = table[table["metric"] == MAIN_METRIC[task.kind]]
+            mine = mine[mine["model"] == study.reference_of(task.name)]
+            if len(mine):  # a task of controls alone found nothing
+                rows.append(_above_chance(task, mine.iloc[0], _of_pixels(task, truth)))
     return pd.DataFrame(rows, columns=["effect", "planted", "found", "agrees"])
 
 
@@ -96,6 +99,7 @@ def _of_pixels(task: Task, truth: Mapping[str, Any]) -> str:
         "classification": "a class carried by rare tiles",
         "survival": f"hazard ratio {truth['effects']['hazard_ratio_stroma']:g} a s.d. of stroma",
         "regression": "measured share of stroma",
+        "tile_classification": "the tissue that was drawn",
     }[task.kind]
 
 
@@ -103,6 +107,18 @@ def _above_chance(task: Task, row: pd.Series, planted: str) -> Row:
     metric = MAIN_METRIC[task.kind]
     agrees = bool(row["low"] > CHANCE[metric])
     return {"effect": task.name, "planted": planted, "found": f"{metric} {_interval(row)}", "agrees": agrees}
+
+
+def _segmented(study: Study, task: Task, table: pd.DataFrame) -> Row:
+    """Outlines of what was drawn: the reference model is above the prior; of shuffled ones it is not."""
+    metric = MAIN_METRIC[task.kind]
+    rows = table[(table["metric"] == metric) & (table["class"] == "mean")].set_index("model")
+    model, prior = rows.loc[str(study.reference_of(task.name) or "prior")], rows.loc["prior"]
+    null = task.permute is not None
+    agrees = bool(model["low"] <= prior["high"]) if null else bool(model["low"] > prior["estimate"])
+    planted = "outlines of other slides" if null else "outlines of the tissue that was drawn"
+    found = f"{metric} {_interval(model)}, prior {_interval(prior)}"
+    return {"effect": task.name, "planted": planted, "found": found, "agrees": agrees}
 
 
 def _models(task: Task, table: pd.DataFrame, truth: Mapping[str, Any]) -> list[Row]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WIDE = frozenset({
     "contact_sheet", "metrics_forest", "top_tiles", "cohort_flow", "modalities", "subtypes", "subtype_survival",
     "cox_forest", "km_pooled", "kaplan_meier", "epoch_choice", "genes", "gene_scatter", "spatial_gene",
-    "model_overview",
+    "model_overview", "stain_audit",
 })  # fmt: skip
 
 
@@ -44,12 +44,14 @@ def write_report(study_file: Path) -> None:
     figures = []
     for planned in planned_figures(study):
         # images inside an SVG make it many times larger than the PNG
-        heavy = planned.figure in ("contact_sheet", "attention_map", "top_tiles")
+        heavy = planned.figure in ("contact_sheet", "attention_map", "top_tiles", "segmentation_overlay")
         path = home / "figures" / f"{planned.stem}{'.png' if heavy else '.svg'}"
         caption = FIGURES[planned.figure].spec.caption
         wide = planned.figure in WIDE
         figures.append(FigureItem.of(path, planned.title, caption, task=planned.task, wide=wide))
-    slides = pd.read_parquet(layout.features_table) if study.has_slides else None
+    slides = None
+    if study.has_slides:
+        slides = pd.read_parquet(layout.features_table if study.uses_tissue else layout.slides_table)
     thumbnails = {}
     for row in [] if slides is None else slides.to_dict("records"):
         name = row.get("thumbnail")
@@ -67,6 +69,7 @@ def write_report(study_file: Path) -> None:
         overview=pd.read_csv(layout.overview("models")) if study.tasks else None,
         ranks=pd.read_csv(layout.overview("ranks")) if study.tasks else None,
         sequence=pd.read_csv(layout.sequence("metrics")) if study.sequence else None,
+        stain=pd.read_csv(layout.audit("audit")) if "stain" in study.audit else None,
         figures=figures,
         slides=slides,
         thumbnails=thumbnails,

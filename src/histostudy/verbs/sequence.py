@@ -6,6 +6,7 @@ from pathlib import Path
 
 from histostudy.errors import ConfigError
 from histostudy.files import write_table
+from histostudy.training.runfolder import write_index
 from histostudy.verbs.bags import load_bags
 from histostudy.verbs.models import load_splits
 from histostudy.verbs.tables import load_tables
@@ -27,7 +28,7 @@ def learn_sequence(study_file: Path, model: str) -> None:
         study.seed, model, SequenceModel(spec.continual, spec.training, spec.options),
         [tables.outcomes[name] for name in study.sequence], load_bags(tables), load_splits(tables), folder,
     )  # fmt: skip
-    write_table(folder / "runs.parquet", index)
+    write_index(folder, index, study.compare.timings)
 
 
 def evaluate_sequence_of_study(study_file: Path) -> None:

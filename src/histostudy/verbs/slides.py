@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 #: What a row of a study's feature index says besides the file: one column a fact, from the stage that knows it.
 FACTS = {
     "slides": ["mpp", "mpp_source", "mpp_metadata", "width_px0", "height_px0", "vendor", "backend", "thumbnail"],
-    "tissue": ["tissue_area_um2", "sections", "pen_area_um2"],
+    "tissue": ["tissue_area_um2", "sections", "pen_area_um2", "tissue_identity"],
     "tiles": ["mpp_effective", "size_px0"],
 }
 
@@ -78,8 +78,8 @@ def tiles_shard(study_file: Path, shard: tuple[int, int]) -> None:
     write_table(path, tile_slides(slides, tissue, layout.tissue, study.tiles, layout.tiles))
 
 
-def embed_shard(study_file: Path, shard: tuple[int, int]) -> None:
-    """Encode the tiles of the slides of a shard."""
+def embed_shard(study_file: Path, shard: tuple[int, int], threads: int = 1) -> None:
+    """Encode the tiles of the slides of a shard; all threads but one read tiles ahead, which changes no number."""
     from histostudy.features.stage import embed_slides
 
     study, layout = _open(study_file)
@@ -88,8 +88,9 @@ def embed_shard(study_file: Path, shard: tuple[int, int]) -> None:
     slides = _needed(layout.shard(layout.slides, number))
     tiles = _needed(layout.shard(layout.tiles, number))
     index = embed_slides(
-        slides, tiles, layout.tiles, study.features, study.tiles, layout.features, device=device_of(study.features)
-    )
+        slides, tiles, layout.tiles, study.features, study.tiles, layout.features, device=device_of(study.features),
+        workers=threads - 1,
+    )  # fmt: skip
     write_table(path, index)
 
 
@@ -158,16 +159,21 @@ def _whole(layout: Layout, folder: Path, shards: int) -> pd.DataFrame:
 
 
 def _computed(layout: Layout, shards: int) -> pd.DataFrame:
-    """One row a slide with the facts and the first failure of its stages."""
+    """One row a slide with the facts and the first failure of its stages; of tissue alone where nothing is embedded."""
     slides = _whole(layout, layout.slides, shards)
-    stages = {"tissue": _whole(layout, layout.tissue, shards), "tiles": _whole(layout, layout.tiles, shards)}
-    features = _whole(layout, layout.features, shards)
+    stages = {"tissue": _whole(layout, layout.tissue, shards)}
+    stages["tissue"]["tissue_identity"] = stages["tissue"]["identity"]
+    if layout.study.uses_bags:
+        stages["tiles"] = _whole(layout, layout.tiles, shards)
+        features = _whole(layout, layout.features, shards)
+    else:
+        features = stages["tissue"][["slide_id", "status", "reason", "detail", "file", "sha256", "identity"]]
     joined = slides[["slide_id", "patient_id", *[c for c in FACTS["slides"] if c in slides]]]
     for name, stage in stages.items():
         joined = joined.merge(stage[["slide_id", *[c for c in FACTS[name] if c in stage]]], on="slide_id", how="left")
     joined = joined.merge(features, on="slide_id", how="left", validate="one_to_one")
     # the reason that counts is that of the first stage which failed
-    for stage in (stages["tiles"], stages["tissue"], slides):
+    for stage in (*reversed(stages.values()), slides):
         bad = stage[stage["status"] != "ok"].set_index("slide_id")
         hit = joined["slide_id"].isin(bad.index)
         for column in ("status", "reason", "detail"):

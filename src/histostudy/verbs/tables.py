@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histostudy.cohort.annotated import annotated_outcome
 from histostudy.cohort.foreign import ForeignPredictions
 from histostudy.cohort.modalities import ModalityTable, read_modalities
 from histostudy.cohort.outcomes import Outcome, outcome_of, spot_outcome
@@ -20,6 +22,7 @@ from histostudy.splits.folds import make_splits
 from histostudy.study import Study
 from histostudy.studyfile import load_study
 from histostudy.tiles.spots import in_slide
+from histostudy.training.tile_classification.table import read_tile_table, strata_outcomes, tile_outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +66,11 @@ class Tables:
         return [outcome for outcome in self.outcomes.values() if not outcome.patient_of]
 
     @property
+    def balanced(self) -> list[Outcome]:
+        """What the folds balance: outcomes of patients, and who has labelled tiles of which class."""
+        return balanced_outcomes(self.study, self.outcomes)
+
+    @property
     def patients(self) -> pd.DataFrame:
         """Patients of the study."""
         return self.cohort.patients
@@ -96,10 +104,11 @@ def check_tables(study: Study, layout: Layout) -> pd.DataFrame:
     read_modalities(study.modalities, cohort.patients, cohort.source, study.outcome_columns())
     of_patients = [outcome for outcome in outcomes.values() if not outcome.patient_of]
     if study.tasks:
+        balanced = balanced_outcomes(study, outcomes)
         splits = make_splits(
-            cohort.patients, of_patients, study.splits, study.seed, slides=cohort.slides, source=cohort.source
+            cohort.patients, balanced, study.splits, study.seed, slides=cohort.slides, source=cohort.source
         )
-        for outcome in of_patients:
+        for outcome in balanced:
             check_folds(outcome, splits)
         for path in [model.predictions for model in study.models.values() if model.predictions is not None]:
             for outcome in of_patients:
@@ -152,6 +161,18 @@ def spots_with_tiles(spots: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     return spots[kept]
 
 
+def balanced_outcomes(study: Study, outcomes: Mapping[str, Outcome]) -> list[Outcome]:
+    """Outcomes that folds of patients balance; of labelled tiles, of having tiles of each class."""
+    tiles = {task.name for task in study.tasks if task.kind == "tile_classification"}
+    found: list[Outcome] = []
+    for name, outcome in outcomes.items():
+        if name in tiles:
+            found += strata_outcomes(outcome)
+        elif not outcome.patient_of:
+            found.append(outcome)
+    return found
+
+
 def outcomes_of(study: Study, cohort: Cohort, index: pd.DataFrame | None = None) -> dict[str, Outcome]:
     """Outcomes of all tasks, of patients or of spots; with an `index` of features, of the spots that have a tile."""
     out = {}
@@ -160,6 +181,10 @@ def outcomes_of(study: Study, cohort: Cohort, index: pd.DataFrame | None = None)
             slides = dict(zip(cohort.slides["slide_id"], cohort.slides["patient_id"], strict=True))
             spots = read_spots(str(study.tiles.spots))
             out[task.name] = spot_outcome(task, spots if index is None else spots_with_tiles(spots, index), slides)
+        elif task.kind == "segmentation":
+            out[task.name] = annotated_outcome(task, cohort.patients, cohort.slides, cohort.source)
+        elif task.kind == "tile_classification":
+            out[task.name] = tile_outcome(task, read_tile_table(task), cohort.patients, cohort.source)
         else:
             out[task.name] = outcome_of(task, cohort.patients, cohort.source)
     return out
@@ -174,7 +199,7 @@ def load_tables(study_file: Path) -> Tables:
     study = load_study(study_file)
     layout = Layout(study)
     cohort = read(study, layout)
-    if not study.has_slides:
+    if not study.uses_tissue:
         index = pd.DataFrame({"slide_id": [], "patient_id": [], "status": [], "reason": [], "file": []}, dtype="str")
         return _with_outcomes(Tables(study, layout, cohort, index, {}))
     features = pd.read_parquet(layout.features_table)
@@ -225,7 +250,7 @@ def split_study(study_file: Path) -> None:
     from histostudy.splits.audit import audit
 
     tables = load_tables(study_file)
-    outcomes = tables.patient_outcomes
+    outcomes = tables.balanced
     splits = make_splits(tables.patients, outcomes, tables.study.splits, tables.study.seed, slides=tables.cohort.slides)
     write_table(tables.layout.home / "splits.csv", splits)
     checked = audit(splits, tables.patients, tables.cohort.slides, outcomes, tables.study.splits.preserve)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from histostudy.evaluation.metrics.base import Evaluate, Metric
+from histostudy.evaluation.metrics.base import Evaluate, Metric, Run
 from histostudy.evaluation.metrics.kernels import Floats, auc, average_precision, nanmean, ratio
 
 #: Bins of equal width of the expected calibration error.
 ECE_BINS = 10
+#: Columns of predictions of labelled tiles: whether one of the class is among the nearest, and the average precision.
+RETRIEVAL = ("retrieval_acc@1", "retrieval_acc@3", "retrieval_acc@5", "retrieval_map")
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,17 @@ def ece(frame: pd.DataFrame, train: pd.DataFrame, classes: Classes) -> Evaluate:
         said, right = prob.max(1), (prob.argmax(1) == truth).astype(float)
     bins = np.eye(ECE_BINS)[np.minimum((said * ECE_BINS).astype(int), ECE_BINS - 1)]
     return lambda w: np.abs(w @ (bins * (right - said)[:, None])).sum(1) / w.sum(1)
+
+
+def _retrieval(name: str) -> Metric:
+    """Mean over the rows of what a run found for each."""
+    return Metric(name, "pooled", contribution=lambda frame, train, classes: frame[name].to_numpy(float))
+
+
+def metrics(runs: Sequence[Run]) -> tuple[Metric, ...]:
+    """Metrics of a model: where its runs looked for tiles of the same class, how well they found them too."""
+    found = [name for name in RETRIEVAL if all(name in run.frame for run in runs)]
+    return (*METRICS, *map(_retrieval, found))
 
 
 METRICS = (

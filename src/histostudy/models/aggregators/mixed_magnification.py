@@ -115,6 +115,7 @@ class MixedMagnification(AttentionAggregator):
 
     Options = MixedMagnificationOptions
     places = True
+    scales = True
 
     def __init__(self, dim_in: int, options: MixedMagnificationOptions) -> None:
         super().__init__(dim_in, options)

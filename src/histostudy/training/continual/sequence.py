@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from histostudy.codeversion import code_version
 from histostudy.continual_keys import CoMEL, ConSlide, Continual
 from histostudy.errors import ConfigError, ModelError
-from histostudy.files import digest_of, sha256, write_json, write_table
+from histostudy.files import digest_of, sha256, write_table
 from histostudy.log import progress
 from histostudy.seeds import derive_seed
 from histostudy.tasks import EVALUATED_ONLY
-from histostudy.training.runfolder import FILES, digest_of_arrays, forget, kept
+from histostudy.training.runfolder import FILES, digest_of_arrays, forget, kept, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -306,7 +306,7 @@ class _Trainer:
             - sum(map(len, (some for tasks in used.values() for some in tasks))),
             **counts,
         }  # fmt: skip
-        write_json(folder / "run.json", {**run, "files": {name: sha256(folder / name) for name in FILES}})
+        write_record(folder, run, FILES)
         return run
 
     def _part(self, step: int, patients: Sequence[str]) -> Part:

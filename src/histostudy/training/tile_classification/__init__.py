@@ -1,0 +1,1 @@
+"""Labelled tiles: how well an encoder, or a network of pixels, tells tissues apart."""
