@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
@@ -55,7 +56,7 @@ def lattice(path: Path, side: int, mpp: float) -> np.ndarray:
     return np.array([(x, y) for y in range(0, height - n + 1, n) for x in range(0, width - n + 1, n)])
 
 
-def ours(path: Path, corners: np.ndarray, side: int, mpp: float, **options: object) -> Iterator[np.ndarray]:
+def ours(path: Path, corners: np.ndarray, side: int, mpp: float, **options: Any) -> Iterator[np.ndarray]:
     """Tiles by our reader, at their exact scale."""
     with open_slide(path, mpp=1.0) as slide:
         yield from slide.read_tiles(corners, side, mpp, **options)

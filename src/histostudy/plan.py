@@ -112,6 +112,18 @@ class Plan:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 write_text(path, text)
 
+    def describe_run(self) -> None:
+        """Write the study's RO-Crate from the records of what has been made so far."""
+        from histostudy.provenance.crate import write_crate
+        from histostudy.provenance.versions import software
+
+        study, home = self.study, self.layout.home
+        predicted = ", ".join(task.name for task in study.tasks) or "none"
+        write_crate(
+            home, list(self.layout.provenance), Path("workflow") / "Snakefile", self.hashes, name=study.study,
+            software=software(), description=f"A study of the cohort {study.cohort.name}; tasks: {predicted}.",
+        )  # fmt: skip
+
     def code(self, stage: str) -> str:
         """Version of the code that a stage runs, and of the templates of the report."""
         code = code_version(*STAGES[stage])

@@ -33,7 +33,7 @@ class RuntimeKeys(Keys):
 
 def runtime_label(keys: RuntimeKeys) -> str:
     """Suffix of the folder of features that another runtime made; empty for the defaults."""
-    parts = [keys.precision] if keys.precision != "auto" else []
+    parts: list[str] = [keys.precision] if keys.precision != "auto" else []
     parts += ["onnx"] if keys.runtime == "onnx" else []
     parts += ["compiled"] if keys.compile else []
     return "".join(f"-{part}" for part in parts)

@@ -14,8 +14,8 @@ from histostudy.errors import EncoderError
 from histostudy.study import Features
 
 CARD = WEIGHTS.with_suffix(".md")
-#: Reached on HER2ST (see the card), and what mean colour and `builtin` reach there.
-REACHED, COLOUR = 0.44, 0.26
+#: On HER2ST (see the card) at least, and what mean colour does not reach there.
+REACHED, COLOUR = 0.43, 0.26
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_expression_under_spots_of_an_unseen_section(encoder, shared_data: Path,
     from histostudy.slides.reader import open_slide
 
     build_her2st(shared_data, tmp_path)
-    table = pd.read_csv(tmp_path / "spots.csv").iloc[::2]
+    table = pd.read_csv(tmp_path / "spots.csv")
     counts = pd.read_csv(tmp_path / "spot_expression.csv.gz", index_col="spot_id").loc[table["spot_id"]]
     tiles = []
     for slide_id, part in table.groupby("slide_id", sort=False):
@@ -114,7 +114,7 @@ def test_expression_under_spots_of_an_unseen_section(encoder, shared_data: Path,
             tiles += list(slide.read_tiles(corners, 224, 0.69))
     log = np.log1p(counts.to_numpy(float) / table["total"].to_numpy(float)[:, None] * 1e4)
     section, found = table["slide_id"].to_numpy(str), {}
-    vectors = {"ours": (encoder.encode(np.stack(tiles)), 1000.0), "colour": (np.stack(tiles).mean((1, 2)), 10.0)}
+    vectors = {"ours": (encoder.encode(np.stack(tiles)), 3000.0), "colour": (np.stack(tiles).mean((1, 2)), 10.0)}
     for name, (x, penalty) in vectors.items():
         rs = []
         for test in np.unique(section):
@@ -126,4 +126,4 @@ def test_expression_under_spots_of_an_unseen_section(encoder, shared_data: Path,
             got = z[~train] @ (z[train].T @ np.linalg.solve(gram, y - y.mean(0)))
             rs += [np.corrcoef(got[:, k], log[~train][:, g])[0, 1] for k, g in enumerate(genes)]
         found[name] = float(np.nanmean(rs))
-    assert found["ours"] > 0.38 and found["ours"] > found["colour"] + 0.1
+    assert found["ours"] > REACHED and found["colour"] < COLOUR

@@ -47,6 +47,7 @@ def save_records():
     """Keep Snakemake's records with the results, whether the run ended well or not."""
     for file, prefixes in PLAN.layout.provenance.items():
         records.save(file, prefixes, PLAN.hashes)
+    PLAN.describe_run()
     PLAN.hashes.save()
 
 
@@ -69,6 +70,8 @@ LOGS = f"logs/{STUDY.study}"
 # a study of tables alone has no features
 INDEX = [str(PLAN.layout.features_table)] if STUDY.uses_tissue else []
 BAGS = PLAN.bags
+# the record of the bags says what is in them: Snakemake would take the checksum of every input of every job
+BAGS_RECORD = [path for path in BAGS if path.endswith(".json")]
 DRAWN_FEATURES = STUDY.cohort.simulate is not None and STUDY.cohort.simulate.features is not None
 PRECOMPUTED = STUDY.features.precomputed is not None
 ENVIRONMENT = "../../envs/environment.yaml"

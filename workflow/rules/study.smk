@@ -137,7 +137,7 @@ if STUDY.sequence:
         input:
             tables=PLAN.tables,
             index=INDEX,
-            bags=BAGS,
+            bags=BAGS_RECORD,
             splits=f"{HOME}/splits.csv",
         output:
             f"{HOME}/runs/sequence/{{model}}/runs.parquet",
@@ -189,7 +189,7 @@ rule transfer:
         runs=lambda wildcards: [f"{HOME}/runs/{t.name}/{wildcards.model}/runs.parquet" for t in STUDY.tasks],
         tables=PLAN.tables,
         index=INDEX,
-        bags=BAGS,
+        bags=BAGS_RECORD,
     output:
         f"{HOME}/tables/transfer_{{model}}.csv",
     log:
@@ -266,7 +266,7 @@ rule figures:
     input:
         tables=PLAN.tables,
         index=INDEX,
-        bags=BAGS,
+        bags=BAGS_RECORD,
         flow=f"{HOME}/cohort_flow.json",
         modalities=rules.cohort.output.modalities,
         runs=runs_of_study,

@@ -18,7 +18,7 @@ from histostudy.encoders.mobilenet import Separable, convolve
 logger = logging.getLogger(__name__)
 
 #: Places drawn of a layer's maps: for choosing channels, and for fitting.
-CHOOSING, FITTING = 6_000, 40_000
+CHOOSING, FITTING = 10_000, 120_000
 #: Of the mean squared response; keeps the fit from leaning on channels that all but repeat each other.
 RIDGE = 1e-3
 #: Responses that ReLU6 cuts off anyway need not be met further out.

@@ -1,8 +1,9 @@
 """The encoder that is shipped with its weights: a small convolutional network, distilled here from MobileNetV1.
 
 Its token of a place is its two maps, at strides 8 and 16, side by side; a tile's vector is their mean over the tile and
-the standard deviation of the finer one, each number standardised by the tiles it was made on. Cut at stride 16, as CLAM cuts its ResNet: deeper layers of an ImageNet network say more of objects and
-less of tissue. How it was made, from what, and what it reaches: `weights/builtin_cnn.md`.
+the standard deviation of the finer one, each number standardised by the tiles it was made on. Cut at stride 16, as CLAM
+cuts its ResNet: deeper layers of an ImageNet network say more of objects, less of tissue. How it was made, from what,
+and what it reaches: `weights/builtin_cnn.md`.
 """
 
 from __future__ import annotations

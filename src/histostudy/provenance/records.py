@@ -119,7 +119,7 @@ def restore(file: Path, cache: HashCache) -> int:
 
 def existing(outputs: Iterable[Output]) -> list[str]:
     """Files there are of the outputs that rules declare; the files behind an index are not among them."""
-    found = set()
+    found: set[str] = set()
     for output in outputs:
         pieces = re.split(r"\{[^{}]+\}", str(output))
         found.update(file for file in glob.glob("*".join(map(glob.escape, pieces))) if output.match(file))

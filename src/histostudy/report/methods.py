@@ -69,7 +69,8 @@ def methods_paragraphs(
 def has_slides(study: Mapping[str, Any]) -> bool:
     """Whether a study has slides, not tables alone."""
     cohort = study.get("cohort") or {}
-    return bool(cohort.get("simulate") or cohort.get("slides") or not cohort.get("patients"))
+    other = cohort.get("patients") or cohort.get("thumbnails")
+    return bool(cohort.get("simulate") or cohort.get("slides") or not other)
 
 
 def drawn(study: Mapping[str, Any]) -> str:

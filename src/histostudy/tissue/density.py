@@ -140,5 +140,5 @@ def chroma(density: Density) -> Density:
 
     Grey things (dust, shadows, coverslip edges, seams of a stitched scan) have none, however dark.
     """
-    across = density - (summed(density) / 3)[..., None]
+    across = np.asarray(density - (summed(density) / 3)[..., None], np.float32)
     return np.sqrt(summed(across * across))

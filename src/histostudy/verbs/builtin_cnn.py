@@ -53,7 +53,7 @@ DRAWN, DRAWN_SLIDES = 0.20, 12
 MPP = (0.25, 1.0)
 #: Colours of the tiles are changed once for teacher and student alike, so that there are many stains to learn from.
 COLOURS = Views(scale=(1.0, 1.0), aspect=1.0, stain=0.25, colour=0.15, blur=0.25, blur_sigma=(0.4, 1.6))
-START_TILES = 96
+START_TILES = 192
 
 
 def cut_tiles(source: Path, out: Path, seed: int = SEED, most: int = TILES) -> None:

@@ -35,6 +35,7 @@ class Bags:
     slide_index: np.ndarray
     positions: str = "unknown"
     coords: np.ndarray | None = None
+    scales: np.ndarray | None = None
     digest: str | None = None
 
     @classmethod

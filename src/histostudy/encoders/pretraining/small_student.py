@@ -11,14 +11,13 @@ from histostudy.encoders.pretraining.students import Student
 from histostudy.encoders.reduce import reduce
 from histostudy.encoders.small import TOKEN, SmallNet
 
-
 #: Weights that were taken from a teacher move this much slower than what is new; at the full rate ReLU6 lost a tenth of
 #: the channels within 600 steps, and with them what the start had gained.
 PACE = 0.1
 
 
 class _Slow(nn.Module):
-    """A weight as its start plus `PACE` times what is learned; what Adam does to the latter is `PACE` times its rate."""
+    """A weight as its start plus `PACE` times what is learned, so that Adam moves it at `PACE` times its rate."""
 
     start: Tensor
 
@@ -72,7 +71,7 @@ class SmallStudent(Student):
         self.network.spread.copy_(spread + 0.05 * spread.mean())  # a column that hardly moves is not blown up
 
     def forward_tokens(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean (B, dim) of the tokens of places, and these (B, P, dim)."""
+        """Mean (B, dim) of the tokens of places, and these (B, P, dim); what is shipped gives more (`SmallNet`)."""
         tokens = self.network.tokens(images)
         return tokens.mean(dim=1), tokens
 
