@@ -125,7 +125,7 @@ def resampled(
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def costs(encode: dict[str, Encode], tiles: np.ndarray, runs: int = 9) -> dict[str, float]:
+def costs(encode: dict[str, Encode], tiles: np.ndarray, runs: int = 25) -> dict[str, float]:
     """Process time a tile, ms; the encoders in turn, so that a busy machine slows all alike."""
     taken: dict[str, list[float]] = {name: [] for name in encode}
     for _ in range(runs + 1):

@@ -46,14 +46,20 @@ STAGES = {
     "segment": ("histostudy.verbs.tables", "histostudy.verbs.segmentation", "histostudy.training.segmentation.stage"),
     "evaluate": ("histostudy.verbs.tables", "histostudy.evaluation.stage"),
     "evaluate_segmentation": (
-        "histostudy.verbs.tables", "histostudy.verbs.segmentation", "histostudy.evaluation.segmentation",
+        "histostudy.verbs.tables",
+        "histostudy.verbs.segmentation",
+        "histostudy.evaluation.segmentation",
     ),
     "embed_tiles": ("histostudy.training.tile_classification.embed", "histostudy.verbs.labelled"),
     "train_tiles": (
-        "histostudy.verbs.tables", "histostudy.verbs.labelled", "histostudy.training.tile_classification.run",
+        "histostudy.verbs.tables",
+        "histostudy.verbs.labelled",
+        "histostudy.training.tile_classification.run",
     ),
     "evaluate_tiles": (
-        "histostudy.verbs.tables", "histostudy.verbs.labelled", "histostudy.evaluation.stage",
+        "histostudy.verbs.tables",
+        "histostudy.verbs.labelled",
+        "histostudy.evaluation.stage",
         "histostudy.evaluation.few_shot",
     ),
     "transfer": ("histostudy.verbs.tables", "histostudy.verbs.transfer"),
@@ -337,9 +343,7 @@ def _slide_rows(study: Study, layout: Layout, check: bool, hashes: HashCache) ->
     from histostudy.verbs.tables import check_tables, slides_of
 
     slides = (check_tables if check else slides_of)(study, layout)
-    rows = {
-        row["slide_id"]: {"mpp": row.get("mpp"), "patient": row["patient_id"]} for row in slides.to_dict("records")
-    }
+    rows = {row["slide_id"]: {"mpp": row.get("mpp"), "patient": row["patient_id"]} for row in slides.to_dict("records")}
     if study.features.precomputed is None and rows:
         for facts, path, seen in zip(rows.values(), slides["path"], hashes.glances(slides["path"]), strict=True):
             facts |= {"path": str(path), "seen": seen}

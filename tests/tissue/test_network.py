@@ -47,6 +47,9 @@ def test_a_decoder_of_one_head_leaves_the_other_alone() -> None:
         if name.startswith(("decoders.offset", "outputs.offset")):
             assert value.grad is None
     assert network.encoder[0][0].weight.grad.abs().sum() > 0
+    image = torch.rand(1, 3, 16, 16)
+    assert set(network(image, ["offset"])) == {"offset"}
+    torch.testing.assert_close(network(image, ["offset"])["offset"], network(image)["offset"])
 
 
 def test_shifted_by_the_stride_the_output_shifts() -> None:

@@ -268,5 +268,5 @@ rule index:
 rule features:
     input:
         PLAN.layout.slides_table,
-        PLAN.layout.features_table,
+        INDEX,
         [path for name in PLAN.pairs for path in PLAN.indexes(PLAN.layout.features / "pairs" / name)],

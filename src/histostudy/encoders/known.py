@@ -54,8 +54,16 @@ _add(
 )  # fmt: skip
 ENCODERS.register("pretrained")(
     EncoderFacts(
-        name="pretrained", source="student", hub_id=None, dim=None, input_px=None, mpp=None, mean=None, std=None,
-        licence="the study's own", note="made by the study's pretrain section, or features.checkpoint: its folder",
+        name="pretrained",
+        source="student",
+        hub_id=None,
+        dim=None,
+        input_px=None,
+        mpp=None,
+        mean=None,
+        std=None,
+        licence="the study's own",
+        note="made by the study's pretrain section, or features.checkpoint: its folder",
     )  # fmt: skip
 )
 _add(

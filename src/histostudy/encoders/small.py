@@ -29,9 +29,8 @@ WIDTHS = (16, 32, 64, 96, 192, 192, 384, 384, 384, 384)
 TAPS = (10, 18)
 FINE, TOKEN = 192, 192 + 384
 DIM = TOKEN + FINE
-#: Tiles that go through the network together on a CPU, always: a smaller batch is filled up. Below 16 torch leaves
-#: pointwise convolutions on one thread to a slower kernel.
-CHUNK = 16
+#: Tiles that go through the network together on a CPU, always: a smaller batch is filled up. So few stay in the cache.
+CHUNK = 4
 #: Shipped in the package.
 WEIGHTS = Path(__file__).parent / "weights" / "builtin_cnn.safetensors"
 
@@ -69,7 +68,8 @@ class ShippedEncoder(VisionEncoder):
         check_batch(batch)
         if self.device.type != "cpu" or self.runtime.compiled:
             return super().encode(batch)
-        # kernels are chosen by the size of a batch, and round differently
+        self.module.by_rows = True  # type: ignore[assignment]
+        # kernels are chosen by the size of a batch, and may round differently
         missing = -len(batch) % CHUNK
         filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.uint8)]) if missing else batch
         parts = [super(ShippedEncoder, self).encode(part) for part in np.split(filled, len(filled) // CHUNK)]

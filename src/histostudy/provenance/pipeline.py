@@ -48,6 +48,8 @@ def pipeline(root: Path) -> dict[str, Any]:
     studies: dict[str, dict[str, str]] = {}
     for file in study_files(root):
         study = Study.model_validate(read_study_file(root / file))
+        if study.train_tissue is not None:  # makes weights, of no cohort and without a report
+            continue
         if study.study in studies:
             raise ConfigError(f"two studies are named {study.study!r}", where=file, todo="rename one")
         layout = Layout(study)

@@ -49,6 +49,12 @@ def wide(mask: NDArray[np.bool_], width: float) -> NDArray[np.bool_]:
     return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disc).astype(bool)
 
 
+def closed(mask: NDArray[np.bool_], width: float) -> NDArray[np.bool_]:
+    """A mask without its gaps narrower than `width`."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (max(1, round(width)),) * 2)
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc).astype(bool)
+
+
 def _outline(rng: np.random.Generator) -> NDArray[np.float64]:
     """A closed curve around zero, of radius about 1, (72, 2)."""
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)

@@ -80,12 +80,12 @@ def _tissue(rng: np.random.Generator, labels: NDArray[np.int32], mpp: float) -> 
     cells = shapes.step(shapes.noise(rng, size, rng.uniform(150, 900) / mpp) + rng.uniform(-1.2, 0.8))
     fat = shapes.step(shapes.noise(rng, size, rng.uniform(300, 1200) / mpp) - rng.uniform(0.3, 3.5))
     holes = shapes.step(4 * (shapes.noise(rng, size, rng.uniform(80, 300) / mpp) - rng.uniform(1.6, 3.2)))
-    grain = np.exp(rng.uniform(0.04, 0.55) * shapes.noise(rng, size, max(0.7, 10 / mpp)))
+    grain = np.exp(rng.uniform(0.1, 0.6) * shapes.noise(rng, size, max(0.7, 10 / mpp)))
     fibre = np.exp(rng.uniform(0.08, 0.4) * shapes.noise(rng, size, max(0.8, 45 / mpp)))
     walls = np.exp(-((shapes.noise(rng, size, max(0.8, rng.uniform(35, 70) / mpp)) / 0.22) ** 2))
-    strength = float(np.exp(rng.uniform(np.log(0.2), np.log(1.7))))  # from a pale section to a heavy one
+    strength = float(np.exp(rng.uniform(np.log(0.5), np.log(1.6))))  # from a pale section to a heavy one
     h = strength * rng.uniform(0.15, 0.75) * (0.15 + 0.85 * cells) * grain
-    e = strength * rng.uniform(0.10, 0.45) * (0.35 + 0.65 * (1 - cells)) * fibre
+    e = strength * rng.uniform(0.20, 0.50) * (0.55 + 0.45 * (1 - cells)) * fibre
     body = (1 - fat) * (1 - holes)
     h, e = h * (body + 0.15 * fat * walls), e * (body + fat * (0.04 + walls * 0.9))
     second = EOSIN if rng.random() < 0.85 else DAB
@@ -95,8 +95,8 @@ def _tissue(rng: np.random.Generator, labels: NDArray[np.int32], mpp: float) -> 
         blood = shapes.step(5 * (shapes.noise(rng, size, rng.uniform(60, 300) / mpp) - rng.uniform(1.2, 2.4)))
         density += (strength * rng.uniform(0.3, 0.9) * blood * body)[..., None] * vectors[2]
     soft = shapes.blur(where.astype(np.float32), max(0.4, 6 / mpp))[..., None]
-    # holes as wide as 100 um are glass, narrower ones belong to the tissue around them
-    wide = shapes.wide(where & (holes > 0.5), 100 / mpp)
+    # holes as wide as 160 um (20,000 um2, as studies fill them) are glass, others belong to the tissue around them
+    wide = shapes.wide(where & (holes > 0.5), 160 / mpp)
     haze = shapes.blur((labels > 0).astype(np.float32), rng.uniform(100, 900) / mpp)
     return np.asarray(density * soft, np.float32), where & ~wide, haze
 
@@ -117,9 +117,9 @@ def _glass(rng: np.random.Generator, size: tuple[int, int], halo: Field, mpp: fl
     if rng.random() < 0.15:  # rows of the scanner
         period = rng.uniform(200, 1500) / mpp / max(size)
         light = light * (1 - rng.uniform(0.005, 0.03) * (np.floor(y / period) % 2))[..., None]
-    if rng.random() < 0.6:  # mounting medium takes up some eosin: around the sections, and in clouds with an edge
-        cloud = shapes.step(rng.uniform(0.5, 5) * (shapes.noise(rng, size, rng.uniform(600, 4000) / mpp) - 0.4))
-        around, apart = np.exp(rng.uniform(np.log(0.005), np.log((0.16, 0.06))))
+    if rng.random() < 0.5:  # mounting medium takes up some eosin: around the sections, and in clouds with an edge
+        cloud = shapes.step(rng.uniform(0.3, 2.5) * (shapes.noise(rng, size, rng.uniform(600, 4000) / mpp) - 0.4))
+        around, apart = np.exp(rng.uniform(np.log(0.005), np.log((0.07, 0.03))))
         shade = (around * halo * (0.2 + 0.8 * cloud) + apart * cloud) * rng.uniform(0.2, 1.0)
         light = light * 10 ** -(shade[..., None] * shapes.jitter(rng, EOSIN, 0.08))
     return np.asarray(np.clip(light, 0, 255), np.float32)
@@ -134,10 +134,11 @@ def _pen(rng: np.random.Generator, size: tuple[int, int], mpp: float) -> tuple[N
         width_px = float(np.exp(rng.uniform(np.log(80), np.log(900)))) / mpp
         stroke = shapes.stroke(rng, size, min(max(width_px, 2.0), max(size) / 8))
         wet = rng.uniform(0.3, 1.6) * np.exp(rng.uniform(0, 0.35) * shapes.noise(rng, size, max(1.0, 120 / mpp)))
-        if rng.random() < 0.35:  # a dry pen leaves gaps
+        if dry := rng.random() < 0.2:  # a dry pen leaves gaps
             wet = wet * shapes.step(2 * (shapes.noise(rng, size, max(1.0, 50 / mpp)) + rng.uniform(-0.3, 1.0)))
         density = np.maximum(density, (shapes.blur(stroke, 0.6) * wet)[..., None] * ink)
-        pen |= stroke > 0.5
+        seen = (stroke > 0.5) & (wet * ink.max() > 0.12)
+        pen |= shapes.closed(seen, 80 / mpp) if dry else stroke > 0.5
     return pen, density
 
 

@@ -92,12 +92,14 @@ class UNet(nn.Module):
         """Sides of an image must be multiples of this, px."""
         return int(self.config["patch"]) * prod(self.config["factors"])
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, heads: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Raw outputs of every head.
 
         Parameters
         ----------
         x : Tensor, (B, in_channels, H, W)
+        heads : sequence of str, optional
+            Only these: the decoders of the others are not run.
 
         Returns
         -------
@@ -119,6 +121,8 @@ class UNet(nn.Module):
         deep = self.encoder[-1](x)
         found: dict[str, Tensor] = {}
         for name, decoder in self.decoders.items():
+            if heads is not None and name not in heads:
+                continue
             y = deep
             for block, skip, factor in zip(list(decoder.children()), skips[::-1], factors[::-1], strict=True):
                 y = block(torch.cat([F.interpolate(y, scale_factor=float(factor), mode="nearest"), skip], dim=1))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from histostudy.tissue.network import UNet
 
 WEIGHTS = Path(__file__).parent / "weights" / "unet.safetensors"
-#: Scale that the network looks at, um/px; a coarser image is enlarged up to four times.
-NETWORK_MPP, MOST_ENLARGED = 8.0, 4.0
+#: Scales that the network looks at, um/px; a coarser image is enlarged up to four times.
+NETWORK_MPP, MOST_ENLARGED = (7.0, 17.0), 4.0
 #: Larger images go through in pieces of this side with this margin, px, so that memory stays bounded.
 PIECE, MARGIN = 2048, 256
 #: Sections are told apart on an overview of this many pixels, as they were learned.
@@ -43,11 +43,11 @@ def unet(
     close_um: float = 40.0,
     exclude_pen: bool = True,
     sections: bool = False,
-    pixels_per_bin: float = 4.0,
+    pixels_per_bin: float = 8.0,
     sigma: float = 2.0,
-    window: int = 9,
+    window: int = 7,
     percentile: float = 95.0,
-    least: float = 0.02,
+    least: float = 0.01,
 ) -> Segmentation:
     """Tissue and pen by a trained network.
 
@@ -80,7 +80,7 @@ def unet(
             raise ConfigError(f"{name} must lie between 0 and 1, not {value}")
     network, offset_px = _load(checkpoint)
     height, width = rgb.shape[:2]
-    scale = min(mpp / NETWORK_MPP, MOST_ENLARGED)
+    scale = min(mpp / float(np.clip(mpp, *NETWORK_MPP)), MOST_ENLARGED)
     seen = _resize(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
     found = predict(network, seen, ("tissue", "pen"))
     size = (width, height)
@@ -133,7 +133,7 @@ def predict(network: UNet, rgb: Image, heads: tuple[str, ...]) -> dict[str, NDAr
             piece = padded[y0 : bottom + margin, x0 : right + margin]
             image = torch.from_numpy(np.ascontiguousarray(piece)).permute(2, 0, 1)[None].float() / 255
             with torch.inference_mode():
-                found = network(image.contiguous(memory_format=torch.channels_last))
+                found = network(image.contiguous(memory_format=torch.channels_last), heads)
             for name in heads:
                 kept = found[name][0].numpy()[:, top - y0 : bottom - y0, left - x0 : right - x0]
                 out[name][:, top : top + kept.shape[1], left : left + kept.shape[2]] = kept

@@ -2,9 +2,9 @@
 
     python -m histostudy.verbs.builtin_cnn --source DATA --teacher WEIGHTS.pt --out FOLDER
 
-DATA holds the pictures of `PICTURES`; the rest is drawn. Cuts tiles, starts the small network from its teacher's
-channels, distils it by the `pretrain` section of `config/studies/train_builtin_cnn.yaml`, and writes
-`FOLDER/builtin_cnn.safetensors`, in half precision.
+DATA holds the pictures of `PICTURES`; the rest is drawn. Cuts tiles, distils the small network from its teacher layer
+by layer (`histostudy.encoders.reduce`), goes on by gradient as the `pretrain` section of
+`config/studies/train_builtin_cnn.yaml` says, and writes `FOLDER/builtin_cnn.safetensors`, in half precision.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from histostudy.pretrain_keys import Pretrain, Views
 from histostudy.seeds import derive_seed
 from histostudy.studyfile import load_study
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("histostudy.verbs.builtin_cnn")  # also when it is the program
 
 SEED = 0
 TILE_PX, TILES = 384, 2400
@@ -208,7 +208,6 @@ def make(tiles: Path, teacher_file: Path, out: Path, settings: Pretrain, seed: i
     size = settings.views.size or TILE_PX
     crops = some_crops(source, size, seed=seed)
     student.start_from(teacher.network, normalised(crops), torch.Generator().manual_seed(seed))
-    save_file(student.weights(), out / "start.safetensors")
     made = pretrain(
         settings, source, out / "distilled", seed=seed, teacher=teacher, student=student, about={"folder": tiles.name}
     )  # fmt: skip
@@ -227,12 +226,12 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="folded weights of MobileNetV1")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--study", type=Path, default=Path("config/studies/train_builtin_cnn.yaml"))
-    parser.add_argument("--steps", type=int, help="instead of the study's")
+    parser.add_argument("--epochs", type=int, help="of distillation by gradient, instead of the study's")
     given = parser.parse_args()
     setup()
     study = load_study(given.study)
     assert study.pretrain is not None
-    settings = study.pretrain if given.steps is None else study.pretrain.model_copy(update={"steps": given.steps})
+    settings = study.pretrain if given.epochs is None else study.pretrain.model_copy(update={"epochs": given.epochs})
     tiles = given.out / "tiles"
     if not tiles.is_dir():
         cut_tiles(given.source, tiles, study.seed)

@@ -151,12 +151,11 @@ def crop(rng: np.random.Generator, picture: Picture, size_px: int) -> Picture:
 def measure(weights: Path, settings: TrainTissue, seed: int) -> pd.DataFrame:
     """Dice of tissue and pen, and the error of the count of sections, on drawn pictures."""
     from histostudy.tissue.registry import segment
-    from histostudy.tissue.unet import NETWORK_MPP
 
     rows = []
     for number in range(settings.test):
         picture = draw(seed, number, settings.size_px)
-        found = segment(picture.rgb, NETWORK_MPP, "unet", {"sections": True}, weights)
+        found = segment(picture.rgb, FINE_MPP[0], "unet", {"sections": True}, weights)
         row = {"tissue_dice": _dice(found.tissue, picture.tissue), "pen_dice": _dice(found.pen, picture.pen)}
         truth = len(np.unique(picture.labels[picture.tissue]))
         if truth and found.sections is not None:
