@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from histostudy.errors import ConfigError
+from histostudy.files import write_json
 from histostudy.plan import make_plan
 from histostudy.report.pretraining import pretraining_text
 from histostudy.studyfile import parse_study, resolve
@@ -36,6 +37,9 @@ BAD = {
     "unknown key, did you mean 'epochs'": _config({"epoch_s": 3}),
     "Input should be 'dino', 'ibot' or 'distil'": _config({"method": "mae"}),
     "pretrain.images: nowhere does not exist": _config({"images": "nowhere"}),
+    "pretrain.where: grade is an outcome": _config(
+        {"where": {"grade": "high"}}, tasks=[{"name": "t", "kind": "classification", "target": "grade"}]
+    ),
 }  # fmt: skip
 
 
@@ -78,3 +82,22 @@ def test_the_report_says_whose_tiles_it_saw() -> None:
     assert "distillation of the encoder uni" in text({"method": "distil", "teacher": "uni"})
     assert "cannot tell" in text({"images": "."})
     assert pretraining_text(resolve(parse_study(_config(None, features={"encoder": "builtin"})))) == ""
+
+
+def test_the_report_says_what_the_encoder_is_and_whom_it_saw(tmp_path: Path) -> None:
+    made = {
+        "network": "vit_tiny", "method": "heads", "steps": 7, "teacher": {"encoder": "uni"}, "collapsed": "all alike",
+        "tiles": {"cohort": "c", "patients": 12, "slides": 13, "tiles": 900},
+    }  # fmt: skip
+    write_json(tmp_path / "config.json", made)
+    given = {"encoder": "pretrained", "checkpoint": str(tmp_path)}
+    text = pretraining_text({"features": given, "cohort": {"name": "c"}})
+    assert "encoder uni" in text and "900 tiles of 13 slides of 12 patients of the cohort c" in text
+    assert "7 steps" in text and "transductive" in text and "collapsed: all alike" in text
+    assert "cannot tell" in pretraining_text({"features": given, "cohort": {"name": "d"}})
+    own = resolve(parse_study(_config({
+        "method": "distil", "teacher_checkpoint": str(tmp_path), "where": {"fold": 1}, "steps": 90,
+    }, splits={"column": "fold"})))  # fmt: skip
+    text = pretraining_text(own)
+    assert " alone" not in text and "Its teacher, made here before, had seen 900 tiles" in text
+    assert "in fold 1 the encoder had seen" in text and "at most 90 steps" in text

@@ -143,6 +143,32 @@ def test_paths_of_every_section_are_found_beside_the_study_file(
         (tmp_path / f"{name}.csv").write_text("id\n")
 
 
+def test_weights_of_a_segmenter_are_found_and_are_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from histostudy.layout import Layout
+    from histostudy.plan import Plan
+
+    (tmp_path / "body.safetensors").write_text("")
+    (tmp_path / "drawn").mkdir()
+    task = {"name": "t", "kind": "segmentation", "annotations": "drawn", "classes": {"a": ["A"]}}
+    models = {"h": {"segmenter": "h2g", "options": {"checkpoint": "body.safetensors", "width": 0.5}}}
+    for name in ("slides.csv", "patients.csv"):
+        (tmp_path / name).write_text("id\n")
+    cohort = {"name": "c", "slides": "slides.csv", "patients": "patients.csv"}
+    whole = {"study": "s", "cohort": cohort, "tasks": [task], "models": models}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study = parse_study(whole, source=tmp_path / "study.yaml")
+    file = str(tmp_path / "body.safetensors")
+    assert study.models["h"].options == {"checkpoint": file, "width": 0.5}
+    plan = object.__new__(Plan)
+    object.__setattr__(plan, "study", study)
+    object.__setattr__(plan, "layout", Layout(study))
+    assert plan.model_inputs("t", "h") == [file]
+    (tmp_path / "body.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"models\.h\.options\.checkpoint: body.safetensors does not exist"):
+        parse_study(whole, source=tmp_path / "study.yaml")
+
+
 def test_tables_of_a_simulated_cohort_are_not_looked_for() -> None:
     study = parse_study(config(tasks=[SURVIVAL], models=ABMIL, modalities={"rna": {"table": "rna.csv"}}))
     assert study.modalities["rna"].table == Path("rna.csv")

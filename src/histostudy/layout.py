@@ -183,8 +183,13 @@ class Layout:
         """Tables behind the figures of a task: ROC and PR curves, calibration, Kaplan-Meier and others."""
         return self.home / "tables" / f"{task}_curves.json"
 
-    def claim(self) -> None:
+    def claim(self, *, write: bool = True) -> None:
         """Write down whose settings the cohort's shared folders hold; refuse another study's.
+
+        Parameters
+        ----------
+        write : bool
+            False: refuse only.
 
         Raises
         ------
@@ -215,5 +220,5 @@ class Layout:
                 )
             if not theirs or theirs["settings"] != mine["settings"]:
                 todo.append((note, mine))
-        for note, mine in todo:
+        for note, mine in todo if write else []:
             write_json(note, mine)

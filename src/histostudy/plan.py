@@ -26,6 +26,9 @@ from histostudy.tasks import EVALUATED_ONLY, Expression, Segmentation, TileClass
 
 TEMPLATES = Path(__file__).parent / "report" / "templates"
 TISSUE_WEIGHTS = Path(__file__).parent / "tissue" / "weights" / "unet.safetensors"
+ENCODER_WEIGHTS = Path(__file__).parent / "encoders" / "weights"
+#: Where the resolved studies lie that jobs read: no result, and none of DVC's business.
+PLANS = Path(".snakemake") / "histostudy" / "plans"
 #: Modules whose code a stage's results depend on.
 STAGES = {
     "simulate": ("histostudy.simulate.cohort", "histostudy.simulate.features"),
@@ -99,10 +102,15 @@ class Plan:
     @property
     def file(self) -> Path:
         """The resolved study that every job reads: named by its content, so that no later plan changes it."""
-        return self.layout.home / ".plans" / f"{digest_of(resolve(self.study))}.yaml"
+        return PLANS / f"{digest_of(resolve(self.study))}.yaml"
 
-    def write(self) -> None:
+    def write(self, *, dry: bool = False) -> None:
         """Check what the study names, claim the cohort's folders, and write the resolved study file if it is new.
+
+        Parameters
+        ----------
+        dry : bool
+            Of a dry run: nothing is written among the results, which are still those of the run before.
 
         Raises
         ------
@@ -112,9 +120,9 @@ class Plan:
         from histostudy.verbs.check import check_in_another_process
 
         check_in_another_process(self.study, self.layout, code_version("histostudy.verbs.check"))
-        self.layout.claim()
+        self.layout.claim(write=not dry)
         text = yaml.safe_dump(resolve(self.study), sort_keys=False, allow_unicode=True)
-        for path in (self.file, self.layout.home / "study.yaml"):
+        for path in [self.file] if dry else [self.file, self.layout.home / "study.yaml"]:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 write_text(path, text)
 
@@ -163,13 +171,15 @@ class Plan:
         return digest_of([self.study.models[model].model_dump(mode="json"), tasks, self.study.seed])
 
     def model_inputs(self, task: str, model: str) -> list[str]:
-        """Files that a model's runs depend on beside the cohort's: foreign predictions, runs of its sources, pairs."""
+        """Files that a model's runs depend on beside the cohort's: predictions, weights, runs of sources, pairs."""
         spec = self.study.models.get(model)
         if task in self.labelled:
             return [str(self.layout.labelled(task) / "index.parquet")]
         if spec is None:
             return []
         files = [] if spec.predictions is None else [spec.predictions]
+        if spec.segmenter is not None and spec.options.get("checkpoint"):
+            files.append(Path(spec.options["checkpoint"]))
         files += [self.layout.runs(t, str(spec.sources)) / "runs.parquet" for t in self.study.source_tasks(model)]
         if (pairs := PairSettings.of(spec.recipe)) is not None:
             files += map(Path, self.indexes(pairs.folder(self.layout.features)))
@@ -186,11 +196,16 @@ class Plan:
         return digest_of([simulate.model_dump(mode="json") if simulate else None, self.study.seed])
 
     def files(self, *paths: Path | None) -> str:
-        """Digest of files and folders that no rule lists as its input: of what a glance at each shows, not of times."""
-        # the encoder that the study makes is an input of the rules that use it
-        made = self.layout.encoder if self.study.pretrain is not None else None
-        found = [file for path in paths if path not in (None, made) for file in files_of(path)]
-        return digest_of([[str(file) for file in found], self.hashes.glances(found)])
+        """Digest of files and folders that no rule lists as its input: of their bytes, not of their times."""
+        found = [file for path in paths if path is not None for file in files_of(path)]
+        return digest_of([[str(file) for file in found], self.hashes.sha256s(found)])
+
+    def encoder_weights(self) -> str:
+        """Digest of the weights that tiles are encoded with, given or shipped, and of the stain they are brought to."""
+        features = self.study.features
+        shipped = ENCODER_WEIGHTS / f"{features.encoder}.safetensors"
+        stain = features.stain.target if features.stain is not None else None
+        return self.files(features.checkpoint, stain, shipped if shipped.is_file() else None)
 
     def tissue_weights(self) -> str:
         """Digest of the weights of the tissue method, given or shipped."""
@@ -201,7 +216,10 @@ class Plan:
 
     def given_features(self) -> str:
         """Digest of the files of another tool's features; drawn ones follow from the tables drawn with them."""
-        return self.files(None if self.study.cohort.simulate else self.study.features.precomputed)
+        folder = None if self.study.cohort.simulate else self.study.features.precomputed
+        # a cohort's features are many and large, and the index takes the checksum of each that a glance finds changed
+        found = [] if folder is None else files_of(folder)
+        return digest_of([[str(file) for file in found], self.hashes.glances(found)])
 
     def indexes(self, folder: Path) -> list[str]:
         """Indexes of all shards of a stage."""
@@ -240,7 +258,7 @@ class Plan:
         assert isinstance(task, TileClassification)
         images = [] if self.study.cohort.simulate is not None else read_tile_table(task).files
         seen = [task.mpp, task.size, needs_pixels(self.study, name), self.settings("features", "tiles")]
-        return digest_of([seen, self.files(self.study.features.checkpoint, *images)])
+        return digest_of([seen, self.encoder_weights(), [str(image) for image in images], self.hashes.glances(images)])
 
     @property
     def bags(self) -> list[str]:

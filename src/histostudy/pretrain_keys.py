@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -133,8 +134,9 @@ class Pretrain(Keys):
 
 
 def check_pretrain(
-    pretrain: Pretrain | None, encoder: str | None, checkpoint: Path | None, stain: Stain | None, has_tiles: bool
-) -> None:
+    pretrain: Pretrain | None, encoder: str | None, checkpoint: Path | None, stain: Stain | None, has_tiles: bool,
+    outcomes: AbstractSet[str] = frozenset(),
+) -> None:  # fmt: skip
     """Refuse a pretraining that nothing uses, and the encoder `pretrained` that nothing makes.
 
     Parameters
@@ -145,6 +147,8 @@ def check_pretrain(
         Of its features.
     has_tiles : bool
         Whether it cuts tiles of slides: features are neither drawn nor precomputed.
+    outcomes : set of str
+        Columns of patients that say an outcome.
 
     Raises
     ------
@@ -162,6 +166,8 @@ def check_pretrain(
         raise ValueError("pretrain makes the encoder pretrained, and nothing uses it: set features.encoder: pretrained")
     if not has_tiles:
         raise ValueError("pretrain learns from tiles of slides: this study has none")
+    if told := sorted(set(pretrain.where) & outcomes):
+        raise ValueError(f"pretrain.where: {told[0]} is an outcome; an encoder made without labels must not be told it")
     if pretrain.images is None and pretrain.stain != stain:
         raise ValueError(
             "pretrain.stain and features.stain must be the same: an encoder of normalised stains needs them when used"

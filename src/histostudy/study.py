@@ -273,7 +273,8 @@ class Study(Keys):
         check_stain(self.audit, self.features.stain, self.has_slides and self.features.precomputed is None, drawn)
         f, pixels = self.features, self.has_slides and self.features.precomputed is None and not drawn
         check_pixels(self.tiles.scales, pixels)
-        check_pretrain(self.pretrain, f.encoder, f.checkpoint, f.stain, pixels)
+        outcomes = self.outcome_columns() - {self.splits.column}
+        check_pretrain(self.pretrain, f.encoder, f.checkpoint, f.stain, pixels, outcomes)
         check_train_tissue(self.train_tissue, self.cohort.thumbnails, self.has_slides or self.cohort.patients)
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
@@ -304,7 +305,8 @@ class Study(Keys):
         if self.compare.reference in self.learners:
             raise ValueError(f"compare.reference {self.compare.reference!r} learns the sequence; see compare.sequence")
         # the linear model on the mean of the tiles is a control of every table of patients' outcomes
-        if self.models and self.uses_bags and not any(m.aggregator == "mean" for m in self.models.values()):
+        of_bags = self.has_slides and (not self.tasks or any(task.kind in BAG_KINDS for task in self.tasks))
+        if self.models and of_bags and not any(m.aggregator == "mean" for m in self.models.values()):
             if "mean" in self.models:
                 raise ValueError("model name 'mean' is kept for the mean-pool control")
             self.models = {"mean": Model(aggregator="mean"), **self.models}

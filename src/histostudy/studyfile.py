@@ -61,6 +61,11 @@ def parse_study(config: Mapping[str, Any], *, source: str | Path | None = None) 
             made = where == "features" and key == "checkpoint" and study.pretrain is not None
             if (value := getattr(part, key)) is not None and not made:
                 setattr(part, key, _find(value, base, f"{where}.{key}", source))
+    for name, model in study.models.items():
+        # an option, not a key: the weights that a segmenter starts from
+        if model.segmenter is not None and isinstance(given := model.options.get("checkpoint"), str):
+            found = _find(Path(given), base, f"models.{name}.options.checkpoint", source)
+            model.options = model.options | {"checkpoint": str(found)}
     return study
 
 

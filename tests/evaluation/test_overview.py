@@ -26,7 +26,7 @@ def test_a_row_holds_estimate_difference_and_cost() -> None:
     runs = {"t": {"a": pd.DataFrame({"seconds": [1.0, 5.0, 3.0], "epochs": [4, 4, 6], "parameters": [7, 7, 7]}),
                   "b": pd.DataFrame({"seconds": [2.0]})}}  # fmt: skip
     both = pd.concat([apart("t", "a", b=-0.2), apart("t", "b", a=0.2)])
-    table = model_table({"t": "classification"}, {"t": scores("t", a=0.9, b=0.7)}, {"t": both}, runs, "a")
+    table = model_table({"t": "classification"}, {"t": scores("t", a=0.9, b=0.7)}, {"t": both}, runs, {"t": "a"})
     assert list(table["model"]) == ["a", "b"]
     a, b = table.to_dict("records")
     assert (a["estimate"], a["seconds"], a["epochs"], a["parameters"], a["runs"]) == (0.9, 3.0, 4, 7, 3)
@@ -39,8 +39,20 @@ def test_expression_is_the_mean_over_genes() -> None:
     genes = pd.DataFrame({"task": "g", "model": "a", "metric": "pearson", "gene": ["all", "ESR1"],
                           "estimate": [0.4, 0.6], "low": 0.3, "high": 0.7, "n": 9, "events": np.nan})  # fmt: skip
     empty = pd.DataFrame(columns=["model", "reference", "difference", "low", "high", "p_adjusted"])
-    table = model_table({"g": "expression"}, {"g": genes}, {"g": empty}, {"g": {}}, None)
+    table = model_table({"g": "expression"}, {"g": genes}, {"g": empty}, {"g": {}}, {"g": None})
     assert list(table["estimate"]) == [0.4]
+
+
+def test_each_task_has_its_own_reference() -> None:
+    kinds = dict.fromkeys(["t", "u"], "classification")
+    metrics = {"t": scores("t", a=0.9, b=0.7), "u": scores("u", c=0.8, d=0.6)}
+    table = model_table(
+        kinds, metrics, {"t": apart("t", "a", b=-0.2), "u": apart("u", "c", d=-0.2)}, {"t": {}, "u": {}},
+        {"t": "a", "u": "c"},
+    )  # fmt: skip
+    assert dict(zip(table["model"], table["reference"].fillna(""), strict=True)) == {
+        "a": "", "b": "a", "c": "", "d": "c",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("models", "q"), [(3, 2.343), (5, 2.728), (10, 3.164)])

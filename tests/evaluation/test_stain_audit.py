@@ -65,7 +65,8 @@ def test_neighbours_and_votes_are_those_of_scikit_learn() -> None:
 
 def test_retrieval_is_that_of_a_slow_loop() -> None:
     one = space(noise=1.5)
-    a, b = (one.versions[k].astype(np.float16).astype(float) for k in (1, 2))
+    units = (one.versions[k] / np.linalg.norm(one.versions[k], axis=1, keepdims=True) for k in (1, 2))
+    a, b = (unit.astype(np.float16).astype(float) for unit in units)
     cosine, found = retrieval(one.versions[1], one.versions[2])
     pool = np.concatenate([a, b])
     for i in range(len(a)):
@@ -79,6 +80,16 @@ def test_retrieval_is_that_of_a_slow_loop() -> None:
         assert found[i] == hits / 2
         assert cosine[i] == pytest.approx(a[i] @ b[i] / np.linalg.norm(a[i]) / np.linalg.norm(b[i]))
     assert 0.05 < found.mean() < 0.95
+
+
+def test_retrieval_neither_overflows_nor_finds_what_is_not_finite() -> None:
+    one = space(noise=0.2)
+    same, large = (retrieval(one.versions[1] * s, one.versions[2] * s) for s in (1.0, 1e6))
+    np.testing.assert_allclose(large[0], same[0], atol=1e-12)
+    assert (large[1] == same[1]).all() and large[1].mean() > 0.9
+    broken = one.versions[1].copy()
+    broken[3] = np.nan
+    assert retrieval(broken, one.versions[2])[1][3] == 0
 
 
 def test_a_planted_slide_is_told_and_none_is_not() -> None:
@@ -127,3 +138,6 @@ def test_statistics_lose_their_units() -> None:
     shifted = without_units(one.versions * scale + 100 * scale, one.vectors * scale + 100 * scale)
     np.testing.assert_allclose(shifted, without_units(one.versions, one.vectors), atol=1e-4)
     assert without_units(one.versions, np.zeros((5, 24))).shape == (9, 80, 0)
+    nearly = one.vectors * np.r_[1e-6, np.ones(23)]  # it hardly varies as it is, and does under another stain
+    far = without_units(one.versions, nearly)
+    assert np.abs(far).max() == 50 and np.abs(far[..., 1:]).max() < 10

@@ -220,3 +220,17 @@ def test_methods_name_the_ratio_of_real_survival_tasks_alone():
     assert "1.54 (os, 166 events)" in text
     assert "(null, 166" not in text
     assert "In null outcomes were shuffled among the patients (seed 1)" in text
+
+
+def test_segmenters_say_their_stages_their_scale_and_whom_they_are_compared_with():
+    pixels = {"name": "px", "kind": "segmentation", "annotations": "x", "classes": {"a": ["A"]}, "mpp": 0.25}
+    unet, h2g = {"segmenter": "unet"}, {"segmenter": "h2g", "options": {"tile_batch": 16}}
+    text = written(tasks=[pixels], models={"u": unet, "h": h2g})
+    assert "at 0.25 \N{MICRO SIGN}m per pixel" in text
+    assert "Models and controls were compared with u on" in text
+    assert (
+        "each stage trained for at most 50 epochs" in text and "share of each class in a tile, 16 tiles a step" in text
+    )
+    label = {"name": "l", "kind": "classification", "target": "y"}
+    both = written(tasks=[label, pixels], models={"u": unet, "m": {"aggregator": "abmil"}})
+    assert "compared with mean (in classification) and u (in segmentation) on" in both

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -17,7 +20,7 @@ from histostudy.tissue.learn import HEADS
 from histostudy.tissue.mask import nearest_label
 from histostudy.tissue.network import UNet, save
 from histostudy.tissue.registry import Segmentation, segment, weights_of
-from histostudy.tissue.stage import segment_slide
+from histostudy.tissue.stage import segment_image, segment_slide
 
 
 def rule(threshold: float = 0.7) -> UNet:
@@ -140,7 +143,7 @@ def test_what_ships_is_small_and_finds_what_is_drawn() -> None:
         for scores, a, b in ((dice, found.tissue, picture.tissue), (pen, found.pen, picture.pen)):
             if b.sum() > 100:
                 scores.append(2 * (a & b).sum() / (a.sum() + b.sum()))
-    assert np.mean(dice) > 0.8 and np.mean(pen) > 0.6
+    assert np.mean(dice) > 0.85 and np.mean(pen) > 0.6
 
 
 def test_one_torn_section_is_one_and_two_are_two() -> None:
@@ -157,3 +160,17 @@ def test_one_torn_section_is_one_and_two_are_two() -> None:
     halves = [np.bincount(found.sections[:, part][found.tissue[:, part]]) for part in (slice(0, 200), slice(200, 400))]
     assert found.sections.max() == 2
     assert all(half.max() > 0.95 * half.sum() for half in halves) and halves[0].argmax() != halves[1].argmax()
+
+
+@pytest.mark.parametrize("slide", ["C2", "C3", "C4"])
+def test_spots_are_covered_and_haloes_left_out(
+    shared_data: Path, read_thumbnail: Callable[..., np.ndarray], slide: str
+) -> None:
+    rgb = read_thumbnail(shared_data / f"slides/her2st/HER2ST-{slide}.svs", 8.0)
+    mask, _ = segment_image(rgb, 8.0, Tissue(method="unet"))
+    spots = pd.read_csv(shared_data / f"her2st/spots/{slide}_selection.tsv", sep="\t")
+    x, y = (spots[["pixel_x", "pixel_y"]].to_numpy() * 0.69 / 8.0).astype(int).T
+    assert mask[y, x].mean() > 0.94
+    far = np.ones(mask.shape, np.uint8)
+    far[y, x] = 0
+    assert (mask & (cv2.distanceTransform(far, cv2.DIST_L2, 5) * 8 > 150)).sum() < 0.03 * mask.sum()

@@ -152,8 +152,11 @@ def test_versions_from_the_first_to_the_second_and_back(origin: Path, tmp_path: 
     assert (tmp_path / "beside" / weights).read_text() == "7 features\n"
     assert (clone / weights).read_text() == "0 features\n"
 
-    # a changed result is noticed, and healed from the remote
+    # a changed result is noticed, never lost by a checkout, and healed from the remote
     (clone / weights).write_text("forged\n")
+    with pytest.raises(ReleaseError, match="kept nowhere else"):
+        restore("s", "v2", clone)
+    assert (clone / weights).read_text() == "forged\n"
     assert "study@s" in json.loads(_run(clone, "dvc", "status", "--json", "study@s"))
     _run(clone, "dvc", "checkout", "--force", "study@s")
     assert (clone / weights).read_text() == "0 features\n"
@@ -167,6 +170,21 @@ def test_made_again_from_nothing_the_lock_is_the_same(origin: Path) -> None:
     shutil.rmtree(origin / ".snakemake")
     _run(origin, "dvc", "repro", "--force", "study@s")
     assert (origin / "dvc.lock").read_bytes() == lock
+
+
+def test_tables_that_nobody_keeps_are_named(tmp_path: Path) -> None:
+    for name in ("config/studies", "data/one", "data/two"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "config/config.yaml").write_text(_study("other"))
+    tables = {"name": "c", "slides": "../../data/one/slides.csv", "patients": "../../data/two/patients.csv"}
+    (tmp_path / "config/studies/t.yaml").write_text(yaml.safe_dump({"study": "t", "cohort": tables}))
+    _run(tmp_path, "git", "init", "--quiet")
+    one = Versioned("t", tmp_path)
+    assert one.tracked == ([], ["data/one/slides.csv", "data/two/patients.csv"])
+    (tmp_path / "data/one.dvc").touch()  # DVC keeps the folder, git the other table
+    (tmp_path / "data/two/patients.csv").touch()
+    _run(tmp_path, "git", "add", "data/two/patients.csv")
+    assert one.tracked == (["data/one.dvc"], [])
 
 
 def test_what_is_not_a_version_or_a_study(origin: Path) -> None:

@@ -23,7 +23,7 @@ def plan_study():
         plan = make_plan(overrides, source, check=workflow.is_main_process)
         # jobs read this file again: only the process that plans may touch Snakemake's records
         if workflow.is_main_process:
-            plan.write()
+            plan.write(dry=any(re.fullmatch(r"--dry-?run|-[a-z]*n[a-z]*", word) for word in sys.argv))
             for file in plan.layout.provenance:
                 records.restore(file, plan.hashes)
     except StudyError as error:
@@ -36,7 +36,9 @@ def refuse_unrecorded():
     """Stop where a result lies of which nobody can say how it was made."""
     try:
         if workflow.is_main_process:
-            records.refuse_unrecorded(output for rule in workflow.rules for output in rule.output)
+            outputs = [output for rule in workflow.rules for output in rule.output]
+            # git brings the summary alone to a clone, without records: it is made again
+            records.refuse_unrecorded(output for output in outputs if str(output) not in SUMMARY)
             PLAN.hashes.save()
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)

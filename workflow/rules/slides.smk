@@ -122,7 +122,11 @@ if not PRECOMPUTED:
                 study=PLAN.file,
                 shards=PLAN.n_shards,
                 settings=PLAN.settings("pretrain", "tiles", "seed"),
-                chosen=PLAN.files(STUDY.pretrain.images, STUDY.pretrain.teacher_checkpoint),
+                chosen=PLAN.files(
+                    STUDY.pretrain.images,
+                    STUDY.pretrain.teacher_checkpoint,
+                    STUDY.pretrain.stain.target if STUDY.pretrain.stain else None,
+                ),
                 patients=PLAN.files(STUDY.cohort.patients if STUDY.pretrain.where else None),
                 code=PLAN.code("pretrain"),
             shell:
@@ -151,7 +155,7 @@ if not PRECOMPUTED:
             study=PLAN.file,
             shards=PLAN.n_shards,
             settings=PLAN.settings("features", "tiles"),
-            weights=PLAN.files(STUDY.features.checkpoint, STUDY.features.stain and STUDY.features.stain.target),
+            weights=PLAN.encoder_weights(),
             code=PLAN.code("embed"),
         shell:
             "histostudy embed --study {params.study} --shard {wildcards.shard}/{params.shards} "
@@ -207,7 +211,7 @@ if not PRECOMPUTED:
                 study=PLAN.file,
                 shards=PLAN.n_shards,
                 settings=PLAN.settings("features", "tiles"),
-                weights=PLAN.files(STUDY.features.checkpoint, STUDY.features.stain and STUDY.features.stain.target),
+                weights=PLAN.encoder_weights(),
                 code=PLAN.code("pairs"),
             shell:
                 "histostudy pairs --study {params.study} --set {wildcards.pairs} "

@@ -232,7 +232,7 @@ if "stain" in STUDY.audit:
         params:
             study=PLAN.file,
             settings=PLAN.settings("features", "tiles", "compare", "seed"),
-            weights=PLAN.files(STUDY.features.checkpoint, STUDY.features.stain and STUDY.features.stain.target),
+            weights=PLAN.encoder_weights(),
             code=PLAN.code("audit"),
         shell:
             "histostudy audit --study {params.study} > {log} 2>&1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,33 @@ def annotation_of(task: Segmentation, slide_id: str) -> Path:
     return task.annotations / f"{slide_id}{SUFFIX}"
 
 
+def _names(task: Segmentation) -> set[str]:
+    files = (path.name for path in task.annotations.glob(f"*{SUFFIX}"))
+    return {name.removesuffix(SUFFIX) for name in files if not name.startswith(".")}
+
+
+def check_strays(task: Segmentation, slide_ids: Iterable[str]) -> None:
+    """Refuse annotations that nobody would miss.
+
+    Parameters
+    ----------
+    task : Segmentation
+    slide_ids : iterable of str
+        All of the slide table, those that are left out of the cohort too.
+
+    Raises
+    ------
+    TableError
+        If a file of the folder is named after none of them.
+    """
+    if stray := sorted(_names(task) - set(slide_ids)):
+        more = f" (nor are {len(stray) - 1} more)" if len(stray) > 1 else ""
+        raise TableError(
+            f"task {task.name}: {stray[0]}{SUFFIX} is of no slide of the slide table{more}", where=task.annotations,
+            todo="name it as its slide's slide_id, or move it elsewhere",
+        )  # fmt: skip
+
+
 def annotated_outcome(
     task: Segmentation, patients: pd.DataFrame, slides: pd.DataFrame, source: str | Path = "patients.csv"
 ) -> Outcome:
@@ -39,12 +67,12 @@ def annotated_outcome(
     Raises
     ------
     TableError
-        If no slide of the cohort has annotations, or a file of the folder is of no slide of the cohort.
+        If no slide of the cohort has annotations. Files of no slide at all are refused by `check_strays`.
     """
     import pandas as pd
 
     patients = patients.sort_values("patient_id", ignore_index=True)
-    found = {path.name.removesuffix(SUFFIX) for path in task.annotations.glob(f"*{SUFFIX}")}
+    found = _names(task)
     drawn = slides[slides["slide_id"].isin(found)]
     if drawn.empty:
         known = f", such as {min(found)}{SUFFIX}" if found else ""

@@ -20,7 +20,7 @@ def model_table(
     metrics: Mapping[str, pd.DataFrame],
     comparison: Mapping[str, pd.DataFrame],
     runs: Mapping[str, Mapping[str, pd.DataFrame]],
-    reference: str | None,
+    references: Mapping[str, str | None],
 ) -> pd.DataFrame:
     """One row a task and model: the main metric, its difference from the reference, and the cost of a run.
 
@@ -32,8 +32,8 @@ def model_table(
         Tables of each task, as the evaluation wrote them.
     runs : mapping
         By task and model the index of the runs: seconds, epochs, parameters.
-    reference : str or None
-        Model that the others are compared with.
+    references : mapping of str to str or None
+        By task the model that the others are compared with.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def model_table(
             scored = scored[scored["gene"] == "all"]
         if "class" in scored:
             scored = scored[scored["class"] == "mean"]
-        apart = comparison[task]
+        apart, reference = comparison[task], references.get(task)
         apart = apart[apart["reference"] == reference].set_index("model")
         for one in scored.to_dict("records"):
             model = str(one["model"])

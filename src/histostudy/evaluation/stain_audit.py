@@ -26,6 +26,8 @@ K, TOP = 5, 10
 SHUFFLES = 200
 #: A cosine of the same tiles that exceeds that of other tiles by less says nothing; and a retrieval below this is low.
 LEAST_GAP, LOW_RETRIEVAL, HIGH_COSINE = 0.1, 0.25, 0.8
+#: Standard deviations beyond which a statistic counts as no farther out.
+FARTHEST = 50.0
 #: What is measured, in the order of the table, with words for the reader.
 MEASURES: dict[str, str] = {
     "slide_knn": "slide told by its neighbours",
@@ -132,11 +134,12 @@ def without_units(versions: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Versions (v, m, dim) in standard deviations of the unchanged tiles (n, dim).
 
     A cosine of columns of different units is that of the largest of them: statistics, unlike learned vectors, are
-    standardised before they are compared. Constant columns are left out.
+    standardised before they are compared. Constant columns are left out; a column that hardly varies among the
+    unchanged tiles does not outweigh all others: no value lies farther out than `FARTHEST`.
     """
     mean, sd = np.asarray(vectors, np.float64).mean(axis=0), np.asarray(vectors, np.float64).std(axis=0)
     used = sd > 1e-9 * (1 + np.abs(mean))
-    return ((versions[..., used] - mean[used]) / sd[used]).astype(np.float32)
+    return ((versions[..., used] - mean[used]) / sd[used]).clip(-FARTHEST, FARTHEST).astype(np.float32)
 
 
 def nearest(vectors: np.ndarray, not_these: np.ndarray, k: int = K) -> np.ndarray:
@@ -174,7 +177,8 @@ def retrieval(first: np.ndarray, second: np.ndarray, top: int = TOP) -> tuple[np
 
     For each tile of one version: is the same tile of the other among its `top` nearest (cosine) of all 2n tiles of
     both, itself excluded? The mean of both directions, 0, 0.5 or 1 a tile. Vectors are rounded to float16 first, as
-    plismbench does. Of tiles as near as the one looked for, all count as nearer: a space of one point finds nothing.
+    plismbench does, here at unit length so that none overflows. Of tiles as near as the one looked for, all count as
+    nearer: a space of one point finds nothing, nor does a vector that is not finite.
 
     Parameters
     ----------
@@ -185,16 +189,21 @@ def retrieval(first: np.ndarray, second: np.ndarray, top: int = TOP) -> tuple[np
     -------
     cosine, found : ndarray of float64, (n,)
     """
-    both = np.concatenate([first, second]).astype(np.float16).astype(np.float64)
-    both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
+    both = _unit(_unit(np.concatenate([first, second])).astype(np.float16))
     n = len(first)
     alike = np.round(both @ both.T, 12)  # so that equal vectors are equally near
     wanted = np.concatenate([np.arange(n, 2 * n), np.arange(n)])
     match = alike[np.arange(2 * n), wanted]
     np.fill_diagonal(alike, -np.inf)
     nearer = (alike >= match[:, None]).sum(axis=1) - 1  # the match itself
-    found = nearer < top
+    found = np.isfinite(match) & (nearer < top)
     return match[:n], (found[:n].astype(float) + found[n:]) / 2
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float64."""
+    wide = np.asarray(vectors, np.float64)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
 def _identity(one: Encoded, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -261,8 +270,7 @@ def _robustness(one: Encoded, resamples: int, seed: int) -> dict[str, dict[str, 
 
 def _others(vectors: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """Mean cosine of each tile with all others of the same version: what a cosine is to be compared with."""
-    unit = np.asarray(vectors, np.float64)
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    unit = _unit(vectors)
     return _mean((unit @ unit.sum(axis=0) - 1) / max(1, len(unit) - 1), weights)
 
 

@@ -135,7 +135,7 @@ def _target_images(path: Path, tiles: Tiles) -> list[np.ndarray]:
         try:
             with Image.open(path) as image:
                 return [np.asarray(image.convert("RGB"))]
-        except (UnidentifiedImageError, OSError) as bad:
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as bad:
             raise EncoderError(f"cannot read the stain target ({bad})", where=path, todo="give a PNG or JPEG") from bad
     from histostudy.encoders.stain.fit import BETA, densities
     from histostudy.slides.reader import open_slide

@@ -46,7 +46,8 @@ def model_overview(table: pd.DataFrame, *, ranks: pd.DataFrame) -> Figure:
     """
     if not table["difference"].notna().any():
         return style.empty("No comparison: there is one model only.")
-    tasks, models = style.ordered(table, "task"), list(ranks["model"])
+    compared = set(table.loc[table["difference"].notna(), "task"])
+    tasks, models = [t for t in style.ordered(table, "task") if t in compared], list(ranks["model"])
     with style.style():
         fig = style.canvas(max(style.PAGE_IN, 2.6 + 0.95 * len(tasks)), 1.3 + 0.2 * len(models))
         axes = fig.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
@@ -57,7 +58,7 @@ def model_overview(table: pd.DataFrame, *, ranks: pd.DataFrame) -> Figure:
         axes[0].set_ylim(len(models) - 0.4, -0.6)
         _costs(axes[-1], table, ranks)
         metric = label_of(str(table["metric"].iloc[0]))[0] if table["metric"].nunique() == 1 else "the main metric"
-        reference = table["reference"].dropna().iloc[0]
+        reference = " or ".join(dict.fromkeys(table["reference"].dropna()))
         fig.supxlabel(f"difference in {metric} from {reference}{_critical(ranks)}", fontsize=8)
     return fig
 

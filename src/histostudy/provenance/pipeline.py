@@ -52,6 +52,8 @@ def pipeline(root: Path) -> dict[str, Any]:
             continue
         if study.study in studies:
             raise ConfigError(f"two studies are named {study.study!r}", where=file, todo="rename one")
+        if artifact_name(study.study) in map(artifact_name, studies):
+            raise ConfigError(f"the models of {study.study!r} have another study's name", where=file, todo="rename one")
         layout = Layout(study)
         facts = {"file": str(file), "data": _data(study, file)}
         if study.has_slides:
@@ -96,6 +98,19 @@ def pipeline(root: Path) -> dict[str, Any]:
 def pipeline_text(root: Path) -> str:
     """``dvc.yaml`` as it is written."""
     return HEAD + yaml.safe_dump(pipeline(root), sort_keys=False, width=120)
+
+
+def data_of(study: Study, file: Path) -> list[Path]:
+    """Paths in the checkout of every table, folder and file that a study names."""
+    given: list[Path | None] = [study.cohort.slides, study.cohort.patients, study.features.precomputed]
+    given += [study.features.checkpoint, study.splits.published, study.tiles.spots]
+    for task in study.tasks:
+        given += [getattr(task, key, None) for key in ("table", "centroids", "annotations")]
+    for modality in study.modalities.values():
+        given += [modality.table, modality.groups]
+    given += [model.predictions for model in study.models.values()]
+    drawn = study.cohort.simulate is not None  # its tables are results
+    return [] if drawn else [Path(os.path.normpath(file.parent / path)) for path in given if path is not None]
 
 
 def artifact_name(study: str) -> str:

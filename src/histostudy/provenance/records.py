@@ -68,7 +68,11 @@ def save(file: Path, prefixes: Sequence[str], cache: HashCache) -> int:
     StudyError
         If Snakemake writes its records in a form that is not known.
     """
-    found = {output: path for output, path in _records(tuple(prefixes)) if os.path.isfile(output)}
+    found = {
+        output: path for output, path in _records(tuple(prefixes))
+        # one that is still marked was being made again when its job was killed: its record is of what was there before
+        if os.path.isfile(output) and not record_path(output, "incomplete").exists()
+    }  # fmt: skip
     lines = {line["target"]: line for line in _lines(file) if not os.path.exists(line["target"])}
     for (output, path), digest in zip(found.items(), cache.sha256s(found), strict=True):
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from histostudy.model_kinds import FAMILIES
+from histostudy.model_kinds import BAG_KINDS, FAMILIES
 from histostudy.report.continual import continual_paragraph
 from histostudy.report.labelled import labelled_paragraph
 from histostudy.report.modelling import (
@@ -276,7 +276,7 @@ def _statistics(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:
         }.get(compare.get("correction", ""), "")
         also = " and with the clinical model" if any(task.get("adjust") for task in study["tasks"]) else ""
         text += (
-            f" Models and controls were compared with {compare['reference']}{also} on the same resamples of the same "
+            f" Models and controls were compared with {_references(study)}{also} on the same resamples of the same "
             f"{'spots' if spots else 'patients'}{correction}."
         )
     if compare.get("transfer"):
@@ -285,6 +285,22 @@ def _statistics(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:
             "other survival tasks."
         )
     return text
+
+
+def _references(study: Mapping[str, Any]) -> str:
+    """The model that others are compared with: `compare.reference`, or the first of a kind that it does not learn."""
+    chosen = str(study["compare"]["reference"])
+    kinds_of: dict[str, list[str]] = {}
+    for kind in dict.fromkeys(str(task["kind"]) for task in study["tasks"]):
+        mine = [
+            name
+            for name, model in models_of(study).items()
+            if kind in next((kinds for key, kinds in FAMILIES.items() if model.get(key)), BAG_KINDS)
+        ]
+        kinds_of.setdefault(chosen if chosen in mine else next(iter(mine), chosen), []).append(kind)
+    if len(kinds_of) == 1:
+        return next(iter(kinds_of))
+    return listed([f"{name} (in {listed(kinds)})" for name, kinds in kinds_of.items()])
 
 
 def _resampled(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:

@@ -32,7 +32,7 @@ def overview_table(table: pd.DataFrame, ranks: pd.DataFrame) -> dict[str, Any]:
     references = table["reference"].dropna()
     return {
         "tasks": [(t, metric_name(str(table.loc[table["task"] == t, "metric"].iloc[0]))) for t in tasks],
-        "reference": str(references.iloc[0]) if len(references) else "",
+        "reference": " or ".join(dict.fromkeys(references.astype(str))),
         "note": _note(ranks),
         "timed": bool(costs["seconds"].notna().any()),
         "models": [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from histostudy.report.numbers import count, listed, number
+from histostudy.report.numbers import count, listed
 
 MU = "\N{MICRO SIGN}m"
 Spec = Mapping[str, Any]
@@ -14,6 +14,9 @@ PHRASES = {
     "h2g": "a MobileNetV2 that classes tiles, whose heat map a U-Net refines with the slide at low resolution "
     "(H2G-Net, arXiv 2112.03455, our reading)",
 }
+
+#: Tiles a step of h2g's first stage where the study does not say (`H2GOptions`).
+TILE_BATCH = 32
 
 
 def segmentations(study: Spec) -> list[Spec]:
@@ -30,7 +33,7 @@ def segmentation_text(task: Spec) -> str:
     """What a task predicts: `tumour and stroma at 2 um per pixel, from annotations`."""
     rest = "background" if task.get("unannotated", "background") == "background" else "left out"
     return (
-        f"{listed(drawn_classes(task))} at {number(task['mpp'], 1)} {MU} per pixel, as drawn by hand; tissue that "
+        f"{listed(drawn_classes(task))} at {task['mpp']:g} {MU} per pixel, as drawn by hand; tissue that "
         f"nobody drew on is {rest}"
     )
 
@@ -49,11 +52,18 @@ def segmentation_paragraph(study: Spec) -> str:
         what = PHRASES.get(str(model["segmenter"]), str(model["segmenter"]))
         t = model.get("training") or {}
         batch = f"{t.get('batch_size', 0)} patches"
+        epochs, rate = count(t.get("epochs", 0), "epoch"), f"learning rate {t.get('lr')}"
+        recipe = f"trained for at most {epochs} with AdamW ({rate}, {batch} a step, Dice loss plus cross-entropy)"
+        if model["segmenter"] == "h2g":
+            tiles = (model.get("options") or {}).get("tile_batch", TILE_BATCH)
+            recipe = (
+                f"each stage trained for at most {epochs} with AdamW ({rate}; the first with cross-entropy on the "
+                f"share of each class in a tile, {count(tiles, 'tile')} a step, the second with Dice loss plus "
+                f"cross-entropy, {batch} a step)"
+            )
         text += (
-            f"{name} is {what}, trained for at most {count(t.get('epochs', 0), 'epoch')} with AdamW (learning rate "
-            f"{t.get('lr')}, {batch} a step, Dice loss plus cross-entropy) on patches drawn "
-            "with equal chance of each class, then of each slide that has it, then of each place, and read from the "
-            "slide as training went. "
+            f"{name} is {what}, {recipe} on patches drawn with equal chance of each class, then of each slide that "
+            "has it, then of each place, and read from the slide as training went. "
         )
     text += (
         "The inner validation part chose the epoch and the threshold of the foreground. Test slides were predicted in "

@@ -87,6 +87,9 @@ def _tissue(rng: np.random.Generator, labels: NDArray[np.int32], mpp: float) -> 
     h = strength * rng.uniform(0.15, 0.75) * (0.15 + 0.85 * cells) * grain
     e = strength * rng.uniform(0.20, 0.50) * (0.55 + 0.45 * (1 - cells)) * fibre
     body = (1 - fat) * (1 - holes)
+    if rng.random() < 0.6:  # gaps between cells and fibres, with the glass showing through
+        fine = shapes.noise(rng, size, max(0.8, rng.uniform(8, 60) / mpp))
+        body = body * (1 - rng.uniform(0.5, 1.0) * shapes.step(3 * (fine - rng.uniform(0.1, 1.6))))
     h, e = h * (body + 0.15 * fat * walls), e * (body + fat * (0.04 + walls * 0.9))
     second = EOSIN if rng.random() < 0.85 else DAB
     vectors = [shapes.jitter(rng, v, 0.06) for v in (HAEMATOXYLIN, second, BLOOD)]

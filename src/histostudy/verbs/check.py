@@ -17,12 +17,14 @@ from histostudy.studyfile import resolve
 
 #: Precomputed features up to this size are read whole before anything starts; larger ones by their own job.
 READ_AT_ONCE_BYTES = 2 << 30
+#: What was found good lies here, by study: beside Snakemake's own records, in no result.
+CHECKED = Path(".snakemake") / "histostudy" / "checked"
 
 
 def check_in_another_process(study: Study, layout: Layout, code: str) -> None:
     """Run `check_study` where it may import torch, once for the same settings, files and code.
 
-    Planning must not import torch; what was found good is noted beside the study's results.
+    Planning must not import torch; what was found good is noted beside Snakemake's own records.
 
     Raises
     ------
@@ -30,9 +32,10 @@ def check_in_another_process(study: Study, layout: Layout, code: str) -> None:
         With the one line that the check printed.
     """
     folder = None if study.cohort.simulate else study.features.precomputed
-    note = layout.home / ".plans" / "checked.json"
+    note = CHECKED / f"{study.study}.json"
     drawn = [task.annotations for task in study.tasks if task.kind == "segmentation" and not study.cohort.simulate]
-    given = [listing(path) for path in ([folder] if folder is not None else []) + drawn]
+    target = study.features.stain.target if study.features.stain is not None else None
+    given = [listing(path) for path in (folder, study.cohort.slides, target, *drawn) if path is not None]
     seen = {"digest": digest_of([resolve(study), code, given])}
     if note.exists() and read_json(note) == seen:
         return
@@ -70,12 +73,20 @@ def check_study(study: Study, layout: Layout) -> None:
         from histostudy.verbs.labelled import check_labelled
 
         check_labelled(study)
+    if study.pretrain is not None:
+        from histostudy.verbs.pretrain import check_pretraining
+
+        check_pretraining(study)
     if any(task.kind == "segmentation" for task in study.tasks):
+        from histostudy.cohort.tables import read_slides
         from histostudy.verbs.segmentation import check_segmentation
         from histostudy.verbs.tables import slides_of
 
-        known = study.has_slides and study.cohort.simulate is None
-        check_segmentation(study, slides_of(study, layout)["slide_id"].tolist() if known else None)
+        if study.has_slides and study.cohort.simulate is None:
+            listed = read_slides(str(layout.slides_csv))["slide_id"]
+            check_segmentation(study, slides_of(study, layout)["slide_id"].tolist(), listed)
+        else:
+            check_segmentation(study, None)
     if not study.uses_tissue:
         return
     if study.features.precomputed is not None:
@@ -87,6 +98,10 @@ def check_study(study: Study, layout: Layout) -> None:
     from histostudy.encoders.registry import check_scale, facts_of
     from histostudy.tissue.registry import segment
 
+    if study.features.stain is not None and study.features.stain.target is not None:
+        from histostudy.features.staining import load_normaliser
+
+        load_normaliser(study.features.stain, study.tiles)
     facts = facts_of(str(study.features.encoder))
     for mpp in (study.tiles.mpp, *study.tiles.scales):
         check_scale(facts, mpp, study.tiles.size, facts.input_px, study.features.allow_mpp_mismatch)

@@ -184,12 +184,12 @@ class _Artist:
         if planned.figure == "segmentation_overlay":
             return self.segmentation_overlay(draw, mine, task)
         if planned.figure == "spatial_gene":
-            return self.spatial_gene(draw, mine)
+            return self.spatial_gene(draw, mine, planned.task)
         if planned.figure == "epoch_choice":
             return draw(mine, choice=frame_from_json(curves["epoch_choice"]) if len(mine) else None)
         more: dict[str, Any] = noun if planned.figure in ("genes", "within_patient") else {}
         if planned.figure == "cox_forest":
-            more = {"reference": self.study.compare.reference, "confidence": self.study.compare.confidence}
+            more = {"reference": self.study.reference_of(planned.task), "confidence": self.study.compare.confidence}
         elif planned.figure == "subtype_survival":
             more = {"scores": frame_from_json(curves["subtype_scores"])}
         elif planned.figure == "few_shot":
@@ -205,9 +205,9 @@ class _Artist:
         parts = overlay_parts(self.tables, task, table) if len(table) else []
         return draw(table, parts=parts, classes=task.labels)
 
-    def spatial_gene(self, draw: Any, table: pd.DataFrame) -> Figure:
+    def spatial_gene(self, draw: Any, table: pd.DataFrame, task: str) -> Figure:
         """The best gene of the reference model over a section."""
-        shown = self.study.compare.reference
+        shown = self.study.reference_of(task)
         mine = table[table["model"] == shown] if len(table) else table
         slide = str(mine["slide_id"].iloc[0]) if len(mine) else ""
         return draw(mine, slide_mpp=float(self._facts(slide)["mpp"]) if slide else 1.0)

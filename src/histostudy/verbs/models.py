@@ -126,7 +126,10 @@ def evaluate_task_of_study(study_file: Path, task: str) -> None:
     splits = load_splits(tables)
     if outcome.patient_of:
         splits = splits_of_spots(splits, outcome)
-    scored = evaluate_task(study, study.task(task), predictions, outcome, splits, _beside(tables, task))
+    # the study's reference may be a model of another kind of task
+    reference = study.compare.model_copy(update={"reference": study.reference_of(task)})
+    mine = study.model_copy(update={"compare": reference})
+    scored = evaluate_task(mine, study.task(task), predictions, outcome, splits, _beside(tables, task))
     traced = {m: layout.runs(task, m) for m, spec in study.models.items() if spec.training.trace}
     scored.curves.update(epoch_tables(study, study.task(task), traced, outcome))
     for model, frame in predictions.items():

@@ -26,6 +26,6 @@ def overview_of_study(study_file: Path) -> None:
         task: {m: pd.read_parquet(layout.runs(task, m) / "runs.parquet") for m in study.model_names(task)}
         for task in kinds
     }
-    table = model_table(kinds, metrics, comparison, runs, study.compare.reference)
+    table = model_table(kinds, metrics, comparison, runs, {task: study.reference_of(task) for task in kinds})
     write_table(layout.overview("models"), table)
     write_table(layout.overview("ranks"), rank_table(table))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from histostudy.errors import ConfigError, StudyError
 from histostudy.layout import Layout
-from histostudy.provenance.pipeline import artifact_name, study_files
+from histostudy.provenance.pipeline import artifact_name, data_of, study_files
 from histostudy.study import Study
 from histostudy.studyfile import read_study_file
 
@@ -79,6 +79,25 @@ class Versioned:
             raise ReleaseError(f"{refused or ' '.join(command[:2])}: {said[-1]}", todo=todo or "see what it says")
         return done.stdout
 
+    @property
+    def tracked(self) -> tuple[list[str], list[str]]:
+        """The `.dvc` files that hold the study's data, and what of its data neither DVC nor git keeps."""
+        held, lost = [], []
+        for path in dict.fromkeys(data_of(self.study, self.file)):
+            notes = [p.with_name(f"{p.name}.dvc") for p in (path, *path.parents) if p.name]
+            note = next((note for note in notes if (self.root / note).is_file()), None)
+            if note is not None:
+                held.append(str(note))
+            elif not self.call("git", "ls-files", "--", str(path)).strip():
+                lost.append(str(path))
+        return list(dict.fromkeys(held)), lost
+
+    def unsaved(self) -> list[str]:
+        """Results that differ from what DVC keeps, and would be lost by a checkout of others."""
+        status = json.loads(self.call("dvc", "status", "--json", *self.stages))
+        outs = [part.get("changed outs", {}) for parts in status.values() for part in parts if isinstance(part, dict)]
+        return [path for found in outs for path in found if (self.root / path).exists()]
+
     def changed(self) -> list[str]:
         """Files that differ from the last commit or that git does not know, but for what a run writes."""
         lines = self.call("git", "status", "--porcelain", "--untracked-files=all").splitlines()
@@ -112,13 +131,16 @@ def release(name: str, version: str, root: Path = Path()) -> str:
     Raises
     ------
     ReleaseError
-        If the tree is dirty, `dvc status` is not clean, the plan is not empty, the version exists, or DVC has no
-        remote. Nothing is changed then.
+        If the tree is dirty, `dvc status` is not clean, the plan is not empty, the version exists, DVC has no remote,
+        or neither git nor DVC keeps the study's tables. Nothing is changed then.
     """
     one, number = Versioned(name, root), _number(version)
+    data, lost = one.tracked
+    if lost:
+        raise ReleaseError("neither git nor DVC keeps this file", where=lost[0], todo=f"dvc add {lost[0]}")
     if changed := one.changed():
         raise ReleaseError(f"{len(changed)} file(s) are not committed", where=changed[0], todo="commit or remove them")
-    if one.call("git", "tag", "--list", one.tag(version)).strip():
+    if one.call("git", "tag", "--list", one.tag(version), f"{artifact_name(name)}@{number}").strip():
         raise ReleaseError(f"there is a version {version} of {name}", todo="choose the next one")
     if not one.call("dvc", "remote", "list").strip():
         raise ReleaseError("DVC has no remote to push to", todo="dvc remote add --default storage PATH_OR_URL")
@@ -126,7 +148,7 @@ def release(name: str, version: str, root: Path = Path()) -> str:
         raise ReleaseError(f"the study is not finished ({left})", todo=f"dvc repro {one.stages[-1]}")
     if status := json.loads(one.call("dvc", "status", "--json", *one.stages)):
         raise ReleaseError(f"dvc status is not clean: {next(iter(status))}", todo=f"dvc repro {one.stages[-1]}")
-    one.call("dvc", "push", *one.stages, refused="dvc push", todo="check the remote: dvc remote list")
+    one.call("dvc", "push", *one.stages, *data, refused="dvc push", todo="check the remote: dvc remote list")
     one.call("git", "add", "--force", "--", *(file for file in one.written if (root / file).exists()))
     if one.call("git", "diff", "--cached", "--name-only").strip():
         one.call(
@@ -168,6 +190,12 @@ def restore(name: str, version: str, root: Path = Path(), into: Path | None = No
     if into is None:
         if changed := one.changed():
             raise ReleaseError(f"{len(changed)} file(s) are not committed", where=changed[0], todo="commit them first")
+        if unsaved := one.unsaved():
+            raise ReleaseError(
+                "these results are kept nowhere else",
+                where=unsaved[0],
+                todo=f"dvc commit {one.stages[-1]}, or use --into",
+            )
         # what a run wrote since is in the way of the checkout, and of no version
         one.call("git", "checkout", "--quiet", "--force", tag)
         there = Versioned(name, root)
@@ -175,7 +203,15 @@ def restore(name: str, version: str, root: Path = Path(), into: Path | None = No
         one.call("git", "worktree", "add", "--detach", str(into.resolve()), tag, todo="name a folder that is not there")
         there = Versioned(name, into)
         there.call("dvc", "cache", "dir", "--local", one.call("dvc", "cache", "dir").strip())
-    there.call("dvc", "pull", "--force", *there.stages, refused="dvc pull", todo="check the remote: dvc remote list")
+    there.call(
+        "dvc",
+        "pull",
+        "--force",
+        *there.stages,
+        *there.tracked[0],
+        refused="dvc pull",
+        todo="check the remote: dvc remote list",
+    )
     if left := there.left_to_do():
         raise ReleaseError(f"{tag} is here, but not whole ({left})", todo="see `snakemake --dry-run`")
     logger.info("%s is here: nothing is left to do", tag)

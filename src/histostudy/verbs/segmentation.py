@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from histostudy.cohort.annotated import SUFFIX, annotation_of
+from histostudy.cohort.annotated import SUFFIX, annotation_of, check_strays
 from histostudy.errors import ConfigError, TableError
 from histostudy.files import frame_to_json, write_json, write_table
 from histostudy.training.runfolder import write_index
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_segmentation(study: Study, slide_ids: list[str] | None) -> None:
+def check_segmentation(study: Study, slide_ids: list[str] | None, listed: Iterable[str] = ()) -> None:
     """Check what segmenters and annotations say before any work starts.
 
     Parameters
@@ -29,12 +30,14 @@ def check_segmentation(study: Study, slide_ids: list[str] | None) -> None:
     study : Study
     slide_ids : list of str or None
         Slides of the cohort; None: a simulated one, whose annotations are not drawn yet.
+    listed : iterable of str
+        All slides of the slide table, those left out too; not looked at where `slide_ids` is None.
 
     Raises
     ------
     StudyError
         For an unknown segmenter or option, a key of `training` that a segmenter has no use for, slides without
-        pixels, or an annotation of a class that the task does not name.
+        pixels, a file of annotations of no slide, or an annotation of a class that the task does not name.
     """
     from histostudy.training.segmentation.annotations import read_annotations
 
@@ -42,6 +45,8 @@ def check_segmentation(study: Study, slide_ids: list[str] | None) -> None:
         if not study.has_slides or study.features.precomputed is not None:
             raise ConfigError(f"task {task.name} needs the slides themselves", where="tasks",
                               todo="give cohort.slides with paths, and no features.precomputed")  # fmt: skip
+        if slide_ids is not None:
+            check_strays(task, [*slide_ids, *listed])
         drawn: set[str] = set()
         for slide in slide_ids or []:
             if (path := annotation_of(task, slide)).is_file():

@@ -126,3 +126,17 @@ def test_classes_of_a_task_must_make_sense() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             _task(classes=classes)
+
+
+def test_what_other_versions_of_qupath_write(tmp_path: Path) -> None:
+    derived = _feature(None, _square(10, 10, 20, 20), classification={"names": ["Tumor", "Positive"]})
+    named = _feature(None, _square(30, 10, 40, 20), classification="Stroma")
+    cell = _feature("Nucleus", _square(50, 10, 60, 20))
+    cell["properties"] = {"object_type": "detection", "classification": {"name": "Nucleus"}}
+    old = _feature("Nucleus", _square(50, 10, 60, 20)) | {"id": "PathCellObject"}
+    drawn = _feature("Tumor", _square(50, 40, 60, 50)) | {"id": "PathAnnotationObject"}
+    found = _map(_write(tmp_path, derived, named, cell, old, drawn), _task())
+    assert found[15, 15] == 2 and found[15, 35] == 1 and found[15, 55] == 0 and found[45, 55] == 2
+    for odd in (3, ["Tumor"]):
+        with pytest.raises(TableError, match="annotation 1 has a class that is no name"):
+            _map(_write(tmp_path, _feature(None, _square(0, 0, 5, 5), classification=odd)), _task())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from histostudy.errors import ConfigError, ModelError
 from histostudy.simulate.pyramid import write_pyramid
@@ -16,7 +18,8 @@ from histostudy.tasks import Segmentation
 from histostudy.tissue.geojson import polygons_of
 from histostudy.training.guard import LeakError
 from histostudy.training.segmentation.cases import Case, OpenSlides, View
-from histostudy.training.segmentation.run import TestSlides, segmenter_run
+from histostudy.training.segmentation.fitting import fit
+from histostudy.training.segmentation.run import TestSlides, _with_truth, segmenter_run
 from histostudy.training.segmentation.sampling import Sampler, augment
 from histostudy.training.segmentation.segmenters import check_segmenter, patches
 from histostudy.training.segmentation.stage import shuffled
@@ -118,6 +121,38 @@ def test_in_a_null_nobody_keeps_his_own_outlines(cases: list[Case]) -> None:
     assert all(a.annotations != b.annotations and a.path == b.path for a, b in zip(null, cases, strict=True))
     assert sorted(c.annotations for c in null) == sorted(c.annotations for c in cases)
     assert View(null[0], TASK, TASK.mpp, truth=True).classes().max() == 2
+    several = [replace(case, slide_id=f"{case.slide_id}_{k}", annotations=Path(f"{case.patient_id}_{k}"))
+               for case in cases for k in range(2)]  # fmt: skip
+    for seed in range(5):
+        given = [(c.patient_id, *c.annotations.name.split("_")) for c in shuffled(several, seed)]
+        assert all(own != other for own, other, _ in given) and len(set(given)) == 6
+    with pytest.raises(ModelError, match="one patient cannot be shuffled"):
+        shuffled(several[:2], 0)
+
+
+def test_slides_of_background_alone_are_learned_from_and_parts_without_a_class_are_empty(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    nothing = replace(cases[1], annotations=_collection(tmp_path / "none.geojson"))
+    unlooked = replace(cases[2], annotations=_collection(tmp_path / "i.geojson", ("Ignore*", np.eye(SIDE) > 0)))
+    assert [v.case.slide_id for v in _with_truth([cases[0], nothing], TASK)] == ["s0", "s1"]
+    assert _with_truth([nothing], TASK) == []
+    partly = TASK.model_copy(update={"unannotated": "ignore"})
+    assert [v.case.slide_id for v in _with_truth([cases[0], nothing, unlooked], partly)] == ["s0"]
+    parts = {"train": [cases[0], nothing], "val": [unlooked], "test": cases[2:]}
+    run = segmenter_run(None, "prior", partly, parts, tmp_path, training=Training(), seed=0)
+    assert (run.info["n_train"], run.info["n_val"], run.info["n_test"]) == (1, 0, 1)
+    with pytest.raises(ModelError, match="nothing is drawn in the training part"):
+        segmenter_run(None, "prior", TASK, parts | {"train": [nothing]}, tmp_path, training=Training(), seed=0)
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_a_training_that_diverged_is_one_clear_error(held: int) -> None:
+    network = torch.nn.Linear(2, 1)
+    batch = (torch.ones(3, 2), torch.zeros(3, 1))
+    with pytest.raises(ModelError, match="detection diverged.*lower training.lr"):
+        fit(network, lambda x, y: (x - y).sum() * float("nan"), lambda rng: batch, [batch] * held,
+            Training(epochs=2), steps=1, seed=0, stage="detection")  # fmt: skip
 
 
 OPTIONS = {"patch_px": 64, "overlap_px": 16, "channels": [8, 16], "steps": 10, "inner_patches": 4}
@@ -167,4 +202,6 @@ def test_unknown_options_and_models_of_the_wrong_kind_are_one_clear_error() -> N
     )
     assert both.model_names("l") == ["prior", "mean", "m"] and both.model_names("t") == ["prior", "colour", "u"]
     alone = Study.model_validate(base | {"tasks": [pixels], "models": {"u": {"segmenter": "unet"}}})
+    audited = Study.model_validate(base | {"tasks": [pixels], "models": {"u": {"segmenter": "unet"}}, "audit": "stain"})
+    assert list(audited.models) == ["u"] and audited.uses_bags
     assert list(alone.models) == ["u"] and not alone.uses_bags and both.uses_bags and both.reference_of("t") == "u"

@@ -12,7 +12,14 @@ from training.tiledata import write_tiles
 from histostudy.cohort.tables import read_patients
 from histostudy.errors import TableError
 from histostudy.study import Tiles
-from histostudy.training.tile_classification.table import read_tile_table, scale_of, strata_outcomes, tile_outcome
+from histostudy.training.tile_classification.embed import side_of
+from histostudy.training.tile_classification.table import (
+    Scale,
+    read_tile_table,
+    scale_of,
+    strata_outcomes,
+    tile_outcome,
+)
 
 
 def changed(folder: Path, **columns: object) -> None:
@@ -105,3 +112,27 @@ def test_folds_balance_who_has_tiles_of_a_class(tmp_path: Path) -> None:
     table[(table["label"] != "dots") | (table["patient_id"] == "p0")].to_csv(tmp_path / "tiles.csv", index=False)
     with pytest.raises(TableError, match="class 'dots' are all of one patient"):
         strata_outcomes(tile_outcome(task, read_tile_table(task), patients, "p"))
+
+
+def test_where_asks_patients_though_tiles_have_a_column_of_that_name(tmp_path: Path) -> None:
+    task = write_tiles(tmp_path)
+    patients = read_patients(tmp_path / "patients.csv")
+    named = patients.assign(**{task.target: patients["site"]})
+    asked = task.model_copy(update={"where": {task.target: "a"}})
+    outcome = tile_outcome(asked, read_tile_table(task), named, "p.csv")
+    assert outcome.classes == ["dots", "plain", "stripes"] and set(outcome.patient_of.values()) == {"p0", "p3", "p6"}
+    one = task.model_copy(update={"where": {"patient_id": ["p0", "p3"]}})
+    assert set(tile_outcome(one, read_tile_table(task), patients, "p.csv").patient_of.values()) == {"p0", "p3"}
+    with pytest.raises(TableError, match="a column that says which tile it is"):
+        read_tile_table(task.model_copy(update={"target": "tile_id"}))
+
+
+def test_the_side_is_that_of_the_first_image_at_the_scale(tmp_path: Path) -> None:
+    from PIL import Image
+
+    task = write_tiles(tmp_path)
+    table = read_tile_table(task)
+    side = min(Image.open(table.files[0]).size)
+    assert side_of(table, Scale(1.0, None)) == side and side_of(table, Scale(1.0, 20)) == 20
+    table.frame["mpp"] = 0.5
+    assert side_of(table, Scale(1.0, None)) == side // 2

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 IGNORE = 255
 #: QuPath's own names of a region of interest and of what is to be left out.
 REGION, LEFT_OUT = ("region*", "region"), ("ignore*", "ignore")
+#: Ids by which QuPath before 0.3 says that an object is none that somebody drew.
+DETECTIONS = ("PathCellObject", "PathDetectionObject", "PathTileObject")
 AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 ClassMap = NDArray[np.uint8]
 
@@ -75,12 +77,16 @@ def read_annotations(path: str | Path, task: Segmentation) -> Annotations:
     todo = "name it in `classes` under a class, or under background or ignore"
     for number, one in enumerate(_features(path), start=1):
         properties = one.get("properties") or {}
-        if str(properties.get("objectType") or "annotation").lower() != "annotation":
+        if not isinstance(properties, dict):
+            raise TableError(f"annotation {number} has no properties that can be read", where=path,
+                             todo="export it again")  # fmt: skip
+        kind = properties.get("objectType") or properties.get("object_type") or "annotation"  # the latter before 0.4
+        if str(kind).lower() != "annotation" or one.get("id") in DETECTIONS:
             continue
         polygons = _polygons(one.get("geometry"), path, number)
         if not polygons:
             continue
-        drawn = (properties.get("classification") or {}).get("name")
+        drawn = _class_of(properties.get("classification"), path, number)
         if not drawn:
             raise TableError(f"annotation {number} has no class", where=path, todo="give it one in QuPath")
         wanted = str(drawn).strip().lower()
@@ -98,6 +104,17 @@ def read_annotations(path: str | Path, task: Segmentation) -> Annotations:
     if found["ignore"]:
         painted.append((IGNORE, found["ignore"]))
     return Annotations(painted, found["region"], IGNORE if task.unannotated == "ignore" else 0)
+
+
+def _class_of(classification: Any, path: str | Path, number: int) -> str:
+    """The class in words, `Tumor: Positive` where it is derived; empty of none."""
+    if isinstance(classification, dict):
+        names = classification.get("names")
+        classification = ": ".join(map(str, names)) if isinstance(names, list) else classification.get("name")
+    if classification is not None and not isinstance(classification, str):
+        raise TableError(f"annotation {number} has a class that is no name: {classification!r}", where=path,
+                         todo="give it one in QuPath, and export it again")  # fmt: skip
+    return classification or ""
 
 
 def _features(path: str | Path) -> list[dict[str, Any]]:

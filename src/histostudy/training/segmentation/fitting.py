@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from histostudy.errors import ModelError
+
 if TYPE_CHECKING:
     from histostudy.study import Training
 
@@ -58,6 +60,11 @@ def fit(
     seed : int
     device, stage : str
         `stage` names the rows of the history.
+
+    Raises
+    ------
+    ModelError
+        If no epoch had a finite inner loss, or, without an inner part, the last one's training loss is not finite.
     """
     rng = np.random.default_rng(seed)
     network.to(device)
@@ -87,6 +94,8 @@ def fit(
         logger.info("%s epoch %d: %.4f, inner %.4f", stage or "training", epoch, total / steps, inner_loss)
         if inner and epoch >= training.min_epochs and epoch - best >= training.patience:
             break
+    if history and not (best if inner else math.isfinite(float(history[-1]["train_loss"]))):
+        raise ModelError(f"{stage or 'training'} diverged: its loss is not finite", todo="lower training.lr")
     network.load_state_dict(kept)
     network.eval().to("cpu")
     for row in history:

@@ -117,7 +117,8 @@ def segmenter_run(
 
     start = time.perf_counter()
     with deterministic(seed, threads), OpenSlides() as slides:
-        train, inner = (_with_classes(parts[part], task) for part in ("train", "val"))
+        train, inner = (_with_truth(parts[part], task) for part in ("train", "val"))
+        n_train, n_val = (len({view.case.patient_id for view in views}) for views in (train, inner))
         if not train:
             raise ModelError(f"task {task.name}: nothing is drawn in the training part", todo="use fewer folds")
         if not inner:
@@ -143,7 +144,7 @@ def segmenter_run(
     columns = ["stage", "epoch", "lr", "train_loss", "val_loss", "best"]
     table = pd.DataFrame(history, columns=columns)
     info = {
-        "n_train": len({c.patient_id for c in parts["train"]}), "n_val": len({c.patient_id for c in parts["val"]}),
+        "n_train": n_train, "n_val": n_val,
         "n_test": len({c.patient_id for c in parts["test"]}), "slides_test": len(parts["test"]),
         "parameters": sum(t.numel() for t in tensors.values()), "epochs": len(table),
         "best_epoch": int(table.loc[table["best"] == 1, "epoch"].iloc[-1]) if len(table) else 0,
@@ -158,12 +159,18 @@ def _build(model: Model | None, control: str, setting: Setting) -> Segmenter:
     return segmenter_of(str(model.segmenter))(setting)
 
 
-def _with_classes(cases: Sequence[Case], task: Segmentation) -> list[View]:
-    """Slides on which something of a class is drawn."""
-    views = [View(case, task, task.mpp, truth=True) for case in cases]
-    classes = range(1, len(task.labels) + 1)
-    drawn = [view.painter.annotations for view in views]
-    return [v for v, a in zip(views, drawn, strict=True) if a is not None and any(k in classes for k, _ in a.painted)]
+def _with_truth(cases: Sequence[Case], task: Segmentation) -> list[View]:
+    """Slides of a part that say what some pixel is, be it background alone; none if nobody drew a class on any."""
+    views, foreground = [], False
+    for view in (View(case, task, task.mpp, truth=True) for case in cases):
+        drawn = view.painter.annotations
+        if drawn is None:
+            continue
+        values = {value for value, _ in drawn.painted if value != IGNORE}
+        foreground |= bool(values - {0})
+        if values or drawn.base == 0:
+            views.append(view)
+    return views if foreground else []
 
 
 def _write_outlines(path: Path, mask: ClassMap, view: View, names: Sequence[str]) -> None:

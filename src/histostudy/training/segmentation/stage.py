@@ -62,7 +62,7 @@ def train_segmenter(
     Raises
     ------
     ModelError
-        If a part of a fold is empty.
+        If a part of a fold is empty, or a null has one patient only.
     """
     import pandas as pd
 
@@ -105,14 +105,30 @@ def train_segmenter(
 
 
 def shuffled(cases: Sequence[Case], seed: int) -> list[Case]:
-    """A null: each slide is given the annotations of another one, at the same shares of width and height."""
-    rng = np.random.default_rng(derive_seed(seed, "annotations"))
-    order = rng.permutation(len(cases))
-    other = {int(order[k]): cases[int(order[k - 1])] for k in range(len(cases))}  # a cycle: nobody keeps his own
-    return [
-        replace(case, annotations=other[k].annotations, drawn_for=(other[k].width_px0, other[k].height_px0))
-        for k, case in enumerate(cases)
-    ]
+    """A null: each slide is given the annotations of another patient's, at the same shares of width and height.
+
+    Patients stand in a cycle; the slides of one get, in turn, the annotations of the slides of the next.
+
+    Raises
+    ------
+    ModelError
+        With fewer than two patients.
+    """
+    slides: dict[str, list[Case]] = {}
+    for case in cases:
+        slides.setdefault(case.patient_id, []).append(case)
+    if len(slides) < 2:
+        raise ModelError("annotations of one patient cannot be shuffled", todo="annotate slides of two, or leave out "
+                         "`permute`")  # fmt: skip
+    patients = sorted(slides)
+    order = [patients[k] for k in np.random.default_rng(derive_seed(seed, "annotations")).permutation(len(patients))]
+    out = []
+    for case in cases:
+        others = slides[order[order.index(case.patient_id) - 1]]  # a cycle: nobody keeps his own
+        other = others[slides[case.patient_id].index(case) % len(others)]
+        size = (other.width_px0, other.height_px0)
+        out.append(replace(case, annotations=other.annotations, drawn_for=size))
+    return out
 
 
 def _defaults() -> Any:
