@@ -19,7 +19,8 @@ from histostudy.features.convert import convert_folder, sources_of, summary
 from histostudy.features.export import magnification_of
 from histostudy.features.interchange import check_magnification, layout_of, read_exchange, trident_bin
 from histostudy.features.layouts import open_precomputed, read_slide
-from histostudy.features.store import write_features
+from histostudy.features.store import write_features, writing
+from histostudy.tiles.coarser import CoarserTiles
 
 #: Numbers that float16 holds, so that what is not lost can be asked for exactly.
 FEATURES = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float16).astype(np.float32)
@@ -261,6 +262,28 @@ def test_clam_patch_size_is_in_pixels_of_its_level(tmp_path: Path, level: int, d
             np.testing.assert_array_equal(x["coords"].attrs[key], y["coords"].attrs[key])
 
 
+def test_clam_tiles_shrunk_further_keep_their_side(tmp_path: Path):
+    a = source("clam", tmp_path / "a", level=1, down=2.0)
+    with h5py.File(tmp_path / "a" / "patches" / "s1.h5", "r+") as file:
+        file["coords"].attrs["custom_downsample"] = 2
+    done = convert_folder(a, tmp_path / "b", "clam")
+    assert "512 px at level 1, cut for 256 px" in losses(done)
+    with h5py.File(tmp_path / "b" / "patches" / "s1.h5") as file:
+        attrs = dict(file["coords"].attrs)
+    assert attrs["patch_level"] == 1 and attrs["patch_size"] * attrs["downsample"][0] == 2 * SIDE
+    assert read_slide(one(tmp_path / "b", "h5_files/*.h5")).tile_px0 == 2 * SIDE
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.5])
+def test_another_scale_of_the_slide_keeps_the_side_of_its_tiles(tmp_path: Path, mpp: float):
+    identity = {"encoder": "uni_v1", "mpp_requested": 0.5, "mpp_slide": MPP, "tile_px": 224}
+    write_features(tmp_path / "a" / "s1.h5", FEATURES, COORDS, identity)
+    (done,) = convert_folder(tmp_path / "a", tmp_path / "b", "plain", mpp=mpp, allow=True)
+    found = read_slide(done.files[0])
+    assert found.tile_px0 == 448 and found.identity["mpp_slide"] == mpp
+    assert found.identity["mpp_requested"] == 2 * mpp
+
+
 def test_a_scale_is_never_taken_from_a_magnification(tmp_path: Path):
     for tool in ("trident", "clam"):
         (done,) = convert_folder(source(tool, tmp_path / tool), tmp_path / "b", "stamp")
@@ -354,6 +377,37 @@ def test_a_bad_file_is_one_line_and_the_rest_go_on(tmp_path: Path):
     (folder / "s2.h5").unlink()
     result = CliRunner().invoke(app, ["features", "convert", str(a), str(tmp_path / "c"), "--to", "clam"])
     assert result.exit_code == 0 and "2 of 2" in result.output
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("text", ["uni v2", "0.3", "[1]", "null"])
+def test_attributes_of_the_same_name_are_not_ours(tmp_path: Path, tool: str, text: str):
+    a = source(tool, tmp_path / "a")
+    want = read_exchange(one(a, "s1.h5"), tool, mpp=MPP)
+    with h5py.File(one(a, "s1.h5"), "r+") as file:
+        file.attrs.update(identity=text, histostudy=text, encoder="uni_v1")
+    (done,) = convert_folder(a, tmp_path / "b", "plain", mpp=MPP)
+    assert not done.error and done.layout == tool
+    found = read_slide(done.files[0])
+    np.testing.assert_array_equal(found.features, want.features)
+    np.testing.assert_array_equal(found.coords, COORDS)
+    assert found.identity["encoder"] == "uni_v1"
+    assert found.tile_px0 == (None if tool == "plain" else SIDE)  # a plain file says it in its identity alone
+
+
+@pytest.mark.parametrize("to", TOOLS)
+def test_parents_at_coarser_scales_are_said_to_be_lost(tmp_path: Path, to: str):
+    identity = {"encoder": "uni_v1", "mpp_requested": 0.5, "mpp_slide": MPP, "tile_px": PX, "scales": {"1": {}}}
+    parents = CoarserTiles(1.0, COORDS[:3], np.zeros((3, 2), np.int32), np.zeros(len(COORDS), np.int32))
+    path = tmp_path / "a" / "s1.h5"
+    with writing(path, coords=COORDS, dim=8, identity=identity, coarser=[parents]) as put:
+        put(0, FEATURES)
+        put(0, FEATURES[:3], 1.0)
+    done = convert_folder(tmp_path / "a", tmp_path / "b", to)
+    assert "the tiles at coarser scales at 1 um/px" in losses(done)
+    for file in done[0].files:
+        assert file.suffix == ".pt" or "scales" not in read_exchange(file).facts.identity
+    assert "scales" not in read_slide(done[0].files[0]).identity
 
 
 def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

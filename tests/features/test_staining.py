@@ -57,6 +57,20 @@ def write_slide(path: Path, image: np.ndarray) -> None:
     )
 
 
+def test_a_target_that_cannot_be_read_is_found_before_any_work(tmp_path: Path) -> None:
+    from histostudy.layout import Layout
+    from histostudy.study import Study
+    from histostudy.verbs.check import check_study
+
+    (tmp_path / "no.png").write_text("none")
+    study = Study.model_validate({
+        "study": "s", "cohort": {"name": "c", "slides": "s.csv"},
+        "features": {"stain": {"method": "macenko", "target": str(tmp_path / "no.png")}},
+    })  # fmt: skip
+    with pytest.raises(EncoderError, match="cannot read the stain target"):
+        check_study(study, Layout(study))
+
+
 @pytest.fixture
 def cohort(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     """Two stained slides, one of other vectors, and one of glass."""
@@ -122,7 +136,7 @@ def test_another_method_or_target_is_another_identity(cohort, tmp_path: Path) ->
         Bags.load({"a": tmp_path / "1" / "s0.h5", "b": tmp_path / "2" / "s0.h5"}, {"a": "p", "b": "p"})
 
 
-def test_a_target_is_an_image_or_a_slide_with_stain(cohort, tmp_path: Path) -> None:
+def test_a_target_is_an_image_or_a_slide_with_stain(cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slides, _, _ = cohort
     Image.fromarray(stained(1)).save(tmp_path / "like_s0.png")
     plain = Macenko().target
@@ -134,6 +148,9 @@ def test_a_target_is_an_image_or_a_slide_with_stain(cohort, tmp_path: Path) -> N
     (tmp_path / "no.png").write_text("none")
     with pytest.raises(EncoderError, match="cannot read the stain target"):
         load_normaliser(Stain(method="macenko", target=tmp_path / "no.png"), TILES)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(EncoderError, match="cannot read the stain target"):
+        load_normaliser(Stain(method="macenko", target=tmp_path / "like_s0.png"), TILES)
     assert stain_identity(Macenko(), "cuda:1")["device"] == "cuda"
 
 

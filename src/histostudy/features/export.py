@@ -20,6 +20,7 @@ import numpy as np
 from histostudy.encoders.registry import slug
 from histostudy.errors import FeatureError
 from histostudy.features.interchange import RECORD, Exchange, trident_bin
+from histostudy.features.store import tile_side
 from histostudy.files import atomic, digest_of
 
 if TYPE_CHECKING:
@@ -228,13 +229,13 @@ def _clam(found: Exchange, folder: Path, sheet: _Sheet) -> None:
         raise _fail(found, "does not state the side of its tiles", "give --mpp or --slides, or the file that states it")
     kept = found.layout == "clam" and facts.level and facts.downsample and facts.tile_px
     level, down = (facts.level or 0, facts.downsample or 1.0) if kept else (0, 1.0)
-    side = float(facts.tile_px or 0) if kept else facts.tile_px0
+    side = facts.tile_px0 / down  # with its custom_downsample, which is not written
     if abs(round(side) - side) > 1e-6:
         sheet.lost("the side of a tile at level 0 is rounded to a pixel", f"{side:.2f} to {round(side)}")
-    if not kept and facts.tile_px and facts.tile_px != facts.tile_px0:
+    if facts.tile_px and abs(facts.tile_px - side) > 1e-6:
         sheet.lost(
             "CLAM reads tiles at a level and leaves resizing to the encoder's transform",
-            f"{round(side)} px at level 0, cut for {facts.tile_px:g} px",
+            f"{round(side)} px at level {level}, cut for {facts.tile_px:g} px",
         )
     if facts.width_px0 and facts.height_px0:
         size = (facts.width_px0 / down, facts.height_px0 / down)
@@ -335,10 +336,9 @@ def _plain(found: Exchange, folder: Path, sheet: _Sheet) -> None:
         _need_places(found, "plain")
     identity = {**facts.identity, "encoder": facts.encoder or facts.identity.get("encoder", "")}
     if facts.mpp_slide and facts.tile_px and facts.tile_px0:
-        identity |= {
-            "mpp_slide": facts.mpp_slide, "tile_px": _plainly(facts.tile_px),
-            "mpp_requested": facts.identity.get("mpp_requested") or facts.tile_px0 * facts.mpp_slide / facts.tile_px,
-        }  # fmt: skip
+        identity |= {"mpp_slide": facts.mpp_slide, "tile_px": _plainly(facts.tile_px)}
+        if abs((tile_side(identity) or 0.0) - facts.tile_px0) > 0.5:  # not stated, or of another um/px of the slide
+            identity["mpp_requested"] = facts.tile_px0 * facts.mpp_slide / facts.tile_px
     stated = {
         "patch_size": facts.tile_px, "patch_size_level0": facts.tile_px0, "overlap": facts.overlap_px,
         "level0_magnification": facts.level0_magnification, "target_magnification": facts.target_magnification,
@@ -376,6 +376,8 @@ def _common_losses(found: Exchange, sheet: _Sheet, encoder: str = "name") -> Non
         sheet.lost(f"of what made the vectors only the encoder's {encoder} is held: no weights, no transform")
     if found.windows is not None and found.windows[:, 2].any() and sheet.to != "atlaspatch":
         sheet.lost("the level and window that AtlasPatch reads each tile with")
+    if found.coarser:
+        sheet.lost("the tiles at coarser scales", f"at {', '.join(found.coarser)} um/px")
     if sheet.to == "stamp" and facts.width_px0:
         sheet.lost("STAMP has no place for the size of the slide")
     if sheet.to in ("trident", "atlaspatch") and not facts.width_px0:

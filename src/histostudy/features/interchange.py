@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from histostudy.errors import FeatureError
 from histostudy.features.layouts import detect, parts_of
-from histostudy.features.readers import nowhere, opened
+from histostudy.features.readers import READERS, Parts, nowhere, opened, ours
 from histostudy.features.store import check_finite
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Exchange:
         Micrometres, where the source is STAMP's.
     windows : ndarray of int32 (N, 3) or None
         AtlasPatch: width, height and level that each tile is read with.
+    coarser : tuple of str
+        um/px of the parents at coarser scales in the source, which are not read.
     """
 
     slide_id: str
@@ -115,6 +118,7 @@ class Exchange:
     coords: np.ndarray | None
     coords_um: np.ndarray | None = None
     windows: np.ndarray | None = None
+    coarser: tuple[str, ...] = ()
 
 
 def trident_bin(mpp: float) -> int | None:
@@ -162,7 +166,36 @@ def layout_of(path: str | Path) -> str:
         if "passports" in file or "passport_version" in file.attrs:
             return "atlaspatch"
         attrs = file["coords"].attrs if "coords" in file else {}
-        return "clam" if "patch_level" in attrs else "plain"
+        if "patch_level" in attrs or not _foreign(file):
+            return "clam" if "patch_level" in attrs else "plain"
+        if "feats" in file or "patch_embeddings" in file:
+            return "stamp"
+        if "target_magnification" in attrs or "patch_size_level0" in attrs:
+            return "trident"
+    return "clam" if path.parent.name == "h5_files" else "plain"
+
+
+def _foreign(file: h5py.File) -> bool:
+    return "identity" in file.attrs and ours(file.attrs, "identity") is None
+
+
+class _Unsigned(dict[str, Any]):
+    """What a file holds, less an attribute ``identity`` that is another tool's."""
+
+    def __init__(self, file: h5py.File) -> None:
+        super().__init__(file)
+        self.filename, self.attrs = file.filename, {k: v for k, v in file.attrs.items() if k != "identity"}
+
+
+@contextmanager
+def _parts(path: Path, layout: str, encoder: str | None) -> Iterator[Parts]:
+    """`parts_of`, for files with an identity of another tool too."""
+    with opened(path) as file:
+        if layout == "plain" and _foreign(file):
+            yield READERS[layout](cast("h5py.File", _Unsigned(file)), path, encoder)
+            return
+    with parts_of(path, layout, encoder) as parts:
+        yield parts
 
 
 def read_exchange(
@@ -201,19 +234,20 @@ def read_exchange(
             return _tensors(path, layout, slide_id, mpp, allow)
         with opened(path) as file:
             facts = _facts(file, path, layout)
-            alone = not any(name in file for name in ("features", "feats", "patch_embeddings"))
-            if alone:
+            if not any(name in file for name in ("features", "feats", "patch_embeddings")):
                 return _settled(Exchange(slide_id, path, layout, facts, None, _places(file, path)), mpp, allow, file)
-        with parts_of(path, layout, encoder) as parts:
+        with _parts(path, layout, encoder) as parts:
             vectors, places, header = np.asarray(parts.vectors[:]), parts.coords, parts.header
             check_finite(vectors, path)
             facts = replace(facts, encoder=str(header.identity.get("encoder") or "") or facts.encoder)
-            facts = replace(facts, identity={**header.identity, **facts.identity})
+            identity = {**header.identity, **facts.identity}
+            facts = replace(facts, identity={k: v for k, v in identity.items() if k != "scales"})  # parents: not read
             facts = facts if facts.tile_px0 or header.positions == "um" else replace(facts, tile_px0=header.tile_px0)
             found = Exchange(slide_id, path, layout, facts, vectors, places if header.positions == "px0" else None)
-            if header.positions == "um":
-                found = replace(found, coords_um=np.asarray(places, np.float64))
+            found = replace(found, coords_um=np.asarray(places, np.float64) if header.positions == "um" else None)
         with opened(path) as file:
+            coarser = sorted(name.removeprefix("features@") for name in file if name.startswith("features@"))
+            found = replace(found, coarser=tuple(coarser))
             return _settled(found, mpp, allow, file, header.tile_px0 if header.positions == "um" else None)
     except OSError as bad:
         if bad.errno is not None:
@@ -266,14 +300,12 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    found = _number(value)
-    return None if found is None else round(found)
+    return None if (found := _number(value)) is None else round(found)
 
 
 def _facts(file: h5py.File, path: Path, layout: str) -> Facts:
     """What the attributes of a file state, in the meaning of its layout."""
-    root = dict(file.attrs)
-    coords = dict(file["coords"].attrs) if "coords" in file else {}
+    root, coords = dict(file.attrs), dict(file["coords"].attrs) if "coords" in file else {}
     stated = {**root, **coords}
     if layout == "clam":
         facts = _clam_facts(coords, path)
@@ -321,7 +353,7 @@ def _own_facts(root: Mapping[str, Any], facts: Facts) -> Facts:
             facts, tile_px0=_number(root["size_px0"]), mpp_slide=_number(root.get("mpp_slide")),
             width_px0=_whole(root.get("width_px0")), height_px0=_whole(root.get("height_px0")),
         )  # fmt: skip
-    identity = json.loads(root["identity"]) if "identity" in root else {}
+    identity = ours(root, "identity") or {}
     size, wanted, mpp = (_number(identity.get(k)) for k in ("tile_px", "mpp_requested", "mpp_slide"))
     facts = replace(facts, identity=identity, mpp_slide=mpp, tile_px=size or facts.tile_px)
     return replace(facts, tile_px0=size * wanted / mpp) if size and wanted and mpp else facts
@@ -329,15 +361,12 @@ def _own_facts(root: Mapping[str, Any], facts: Facts) -> Facts:
 
 def _with_record(root: Mapping[str, Any], facts: Facts) -> Facts:
     """Add what we noted in a file that we wrote, unless its attributes have been changed since."""
-    if RECORD not in root:
-        return facts
-    noted = json.loads(root[RECORD])
-    side = noted.get("tile_px0")
+    noted = ours(root, RECORD) or {}
+    side = _number(noted.get("tile_px0"))
     if side and facts.tile_px0 and abs(side - facts.tile_px0) > 0.5:
         return facts
-    known = {f.name for f in fields(Facts)}
     # the note wins: CLAM's patch_size is at its level, the note's tile_px at the scale of the note's magnification
-    return replace(facts, **{k: v for k, v in noted.items() if k in known})
+    return replace(facts, **{k: v for k, v in noted.items() if k in Facts.__dataclass_fields__})
 
 
 def _settled(
@@ -354,11 +383,9 @@ def _settled(
         check_magnification(facts.level0_magnification, mpp, found.source, allow)
     facts = replace(facts, mpp_slide=mpp)
     if found.coords_um is not None and mpp is not None:
-        places = np.rint(found.coords_um / mpp).astype(np.int64)
-        found = replace(found, coords=places)
+        found = replace(found, coords=np.rint(found.coords_um / mpp).astype(np.int64))
     if side_um is not None:
-        identity = {**facts.identity, "tile_um": side_um}
-        facts = replace(facts, tile_px0=side_um / mpp if mpp else None, identity=identity)
+        facts = replace(facts, tile_px0=side_um / mpp if mpp else None, identity={**facts.identity, "tile_um": side_um})
     if found.layout == "atlaspatch" and file["coords"].ndim == 2 and file["coords"].shape[1] >= 5:
         found = replace(found, windows=np.asarray(file["coords"][:, 2:5], np.int32))
     return replace(found, facts=facts)

@@ -6,7 +6,7 @@ Read from the tools' own sources: TRIDENT, CLAM, STAMP 2.5 and older, AtlasPatch
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,11 +139,18 @@ def _from_hdf5(
     return Parts(vectors, coords, Header((n, vectors.shape[1]), identity, positions, tile))
 
 
+def ours(attrs: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """A JSON object among attributes; None where there is none, or another tool's text of that name."""
+    try:
+        found = json.loads(attrs[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _plain(file: h5py.File, path: Path, encoder: str | None) -> Parts:
-    identity: dict[str, Any] = {}
-    if "identity" in file.attrs:
-        identity = json.loads(_text(file.attrs["identity"]))
-    elif "encoder" in file.attrs:
+    identity = ours(file.attrs, "identity") or {}
+    if not identity and "encoder" in file.attrs:
         identity["encoder"] = _text(file.attrs["encoder"])
     attrs = file["coords"].attrs if "coords" in file else {}
     tile = tile_side(identity) or _number(attrs.get("patch_size_level0"))

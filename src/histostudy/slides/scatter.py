@@ -152,9 +152,8 @@ class Scatter:
         for start in range(0, len(order), RUN):
             run = [(key, needed[key]) for key in order[start : start + RUN]]
             tiles = {piece[0] for _, pieces in run for piece in pieces}
-            for tile in tiles:
-                if tile not in self._boxes:
-                    self._boxes[tile] = self._box(tile)
+            if self.crops:  # a box is its place in the batch
+                self._begin(tiles)
             if executor is None:
                 self._lay(run)
                 continue
@@ -177,7 +176,8 @@ class Scatter:
                     pieces.append(piece)
         self._left[tile] = len(keys)
         if not self._left[tile]:  # it lies wholly outside
-            self._slot(tile)[:] = 255
+            with self._lock:  # threads that finish tiles of the same batch may be making it
+                self._slot(tile)[:] = 255
 
     def _slot(self, tile: int) -> np.ndarray:
         """Where a tile goes in its batch."""
@@ -188,11 +188,19 @@ class Scatter:
             batch = self._batches[number] = cached((n, side, side, 3))
         return batch[place]
 
+    def _begin(self, tiles: set[int]) -> None:
+        """Find memory for the tiles that have none yet."""
+        with self._lock:
+            for tile in tiles:
+                if tile not in self._boxes:
+                    self._boxes[tile] = self._box(tile)
+
     def _box(self, tile: int) -> np.ndarray:
         """Memory for a tile's source pixels."""
         side = self.reading.side
-        box = self._slot(tile)
-        if not self.crops:
+        if self.crops:
+            box = self._slot(tile)
+        else:
             box = self._spare.pop() if self._spare else np.empty((side, side, 3), np.uint8)
         x, y = self._corners[tile]
         if x < 0 or y < 0 or x + side > self.grid.width or y + side > self.grid.height:
@@ -201,6 +209,8 @@ class Scatter:
 
     def _lay(self, run: Sequence[tuple[int, list[_Piece]]]) -> None:
         """Decode a run of stored tiles, lay each into its tiles, and finish the tiles that have all their parts."""
+        if not self.crops:  # only now: a box for every tile looked ahead would be gigabytes
+            self._begin({piece[0] for _, pieces in run for piece in pieces})
         whole = (self.grid.tile_h, self.grid.tile_w)
         direct = {}
         for key, pieces in run:
@@ -229,7 +239,9 @@ class Scatter:
                     whole.append((self._boxes.pop(tile), self._slot(tile)))
         for box, slot in whole:
             resample(box, self.reading.step, self.reading.size_px, out=slot)
-            self._spare.append(box)
+            with self._lock:
+                if len(self._spare) < self.horizon:
+                    self._spare.append(box)
 
 
 def cached(shape: tuple[int, ...]) -> np.ndarray:
