@@ -197,7 +197,9 @@ class Plan:
 
     def files(self, *paths: Path | None) -> str:
         """Digest of files and folders that no rule lists as its input: of their bytes, not of their times."""
-        found = [file for path in paths if path is not None for file in files_of(path)]
+        # the encoder that the study makes is an input of the rules that use it
+        made = self.layout.encoder if self.study.pretrain is not None else None
+        found = [file for path in paths if path not in (None, made) for file in files_of(path)]  # type: ignore[arg-type]
         return digest_of([[str(file) for file in found], self.hashes.sha256s(found)])
 
     def encoder_weights(self) -> str:

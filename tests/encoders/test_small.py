@@ -127,3 +127,18 @@ def test_expression_under_spots_of_an_unseen_section(encoder, shared_data: Path,
             rs += [np.corrcoef(got[:, k], log[~train][:, g])[0, 1] for k, g in enumerate(genes)]
         found[name] = float(np.nanmean(rs))
     assert found["ours"] > REACHED and found["colour"] < COLOUR
+
+
+@pytest.mark.parametrize("side", [64, 72])
+def test_tokens_hold_the_mean_of_the_finer_map(side: int) -> None:
+    import torch
+
+    net = SmallNet().eval()
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        fine, coarse = net.maps(images, (10, 18))
+        tokens = net.tokens(images)
+    want = torch.nn.functional.adaptive_avg_pool2d(fine, coarse.shape[2:]).flatten(2).transpose(1, 2)
+    assert torch.equal(tokens[..., :192], want)

@@ -141,7 +141,7 @@ def _made_here(
 ) -> tuple[EncoderFacts, Weights]:
     """An encoder that `histostudy pretrain` made: what else it is stands beside its weights."""
     from histostudy.encoders.checkpoint import find_weights
-    from histostudy.encoders.pretraining.release import CONFIG, WEIGHTS
+    from histostudy.encoders.pretraining.release import CONFIG, WEIGHTS, check_stains
 
     folder = features.checkpoint
     if folder is None or not (folder / CONFIG).is_file():
@@ -154,6 +154,7 @@ def _made_here(
     px, mpp = int(config["pretrained_cfg"]["input_size"][-1]), config["mpp"]
     known = replace(facts, variant=config["variant"], input_px=px, mpp=None if mpp is None else (float(mpp),))
     check_scale(known, tiles_mpp, tile_px, px, features.allow_mpp_mismatch)
+    check_stains(config, features.stain, "features.stain")
     return known, weights
 
 
@@ -183,7 +184,7 @@ def load_encoder(features: Features, tiles_mpp: float, device: str = "cpu", tile
     Parameters
     ----------
     features : histostudy.study.Features
-        Uses `encoder`, `checkpoint`, `allow_mpp_mismatch`, `dtype`, `precision`, `runtime` and `compile`.
+        Uses `encoder`, `checkpoint`, `allow_mpp_mismatch`, `stain`, `dtype`, `precision`, `runtime` and `compile`.
     tiles_mpp : float
         Scale of the tiles, um/px.
     device : str

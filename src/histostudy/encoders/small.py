@@ -49,7 +49,11 @@ class SmallNet(Separable):
     def tokens(self, images: Tensor) -> Tensor:
         """Tokens (B, H / 16 * W / 16, 576) of normalised images (B, 3, H, W)."""
         fine, coarse = self.maps(images, TAPS)
-        fine = F.adaptive_avg_pool2d(fine, (coarse.shape[2], coarse.shape[3]))
+        sides, wanted = fine.shape[2:], coarse.shape[2:]
+        if any(side % want for side, want in zip(sides, wanted, strict=True)):
+            fine = F.adaptive_avg_pool2d(fine, (wanted[0], wanted[1]))  # crops of no whole multiple of 16 px
+        else:  # on a GPU the gradient of the adaptive one has no order of summing
+            fine = F.avg_pool2d(fine, (sides[0] // wanted[0], sides[1] // wanted[1]))
         tokens = torch.cat([fine, coarse], dim=1).flatten(2).transpose(1, 2)
         return (tokens - self.centre[:TOKEN]) / self.spread[:TOKEN]
 

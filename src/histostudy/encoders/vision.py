@@ -72,6 +72,7 @@ def identity_of(
     facts: EncoderFacts, weights: Weights, device: str = "cpu", runtime: Runtime | None = None
 ) -> dict[str, Any]:
     """Identity of the vectors, without loading the network."""
+    runtime = runtime or Runtime.on(device)
     return {
         "encoder": facts.name,
         "hub_id": facts.hub_id,
@@ -79,8 +80,9 @@ def identity_of(
         "weights_sha256": weights.sha256,
         "variant": facts.variant,
         "transform": transform_of(facts, weights).describe(),
-        "code": code_version("histostudy.encoders.vision"),
-        **(runtime or Runtime.on(device)).identity(),
+        # what exports and runs ONNX imports this module
+        "code": code_version("histostudy.encoders.onnx" if runtime.engine == "onnx" else "histostudy.encoders.vision"),
+        **runtime.identity(),
     }
 
 

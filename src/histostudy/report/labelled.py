@@ -46,16 +46,18 @@ def _phrase(name: str, model: Spec, encoder: Any) -> str:
             how = f"at {fixed:g}" if fixed is not None else f"chosen {by} from a path"
             what = f"multinomial logistic regression on standardised vectors, solved by L-BFGS, its ridge penalty {how}"
         case "knn":
-            near = options.get("distance", "cosine")
+            near, unit = options.get("distance", "cosine"), "centred and of length 1"
+            vectors = scaled + unit if options.get("normalise", True) else scaled.rstrip(", ") or "as they are"
             what = (
-                f"the {options.get('k', 20)} nearest tiles of the training part ({near}), vectors {scaled}centred and "
-                "of length 1"
+                f"the {options.get('k', 20)} nearest tiles of the training and inner parts ({near}), vectors {vectors}"
             )
+            if options.get("weights") == "similarity":
+                what += ", votes weighted by exp((1 - distance) / 0.07)"
         case "prototypes":
             draws = int(options.get("draws", 100))
             what = (
-                "the nearest class mean of the training part (SimpleShot, arXiv 1911.04623, as UNI, Nature Medicine "
-                f"2024), vectors {scaled}centred and of length 1; few-shot curve over {count(draws, 'draw')}"
+                "the nearest class mean of the training and inner parts (SimpleShot, arXiv 1911.04623, as UNI, Nature "
+                f"Medicine 2024), vectors {scaled}centred and of length 1; few-shot curve over {count(draws, 'draw')}"
             )
         case "finetune":
             parts = {"all": "whole", "last_block": "in its last block", "head": "not at all, only its linear head"}

@@ -13,20 +13,22 @@ import argparse
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from histostudy.codeversion import code_version
 from histostudy.encoders.mobilenet import DEPTHS, MEAN, STD, MobileNet
 from histostudy.encoders.pretraining.data import ImageFolder
 from histostudy.encoders.pretraining.loop import pretrain
 from histostudy.encoders.pretraining.small_student import SmallStudent
 from histostudy.encoders.pretraining.teachers import Teacher
 from histostudy.encoders.pretraining.views import cut, draw_view, recolour
-from histostudy.errors import EncoderError
-from histostudy.files import atomic, sha256
+from histostudy.errors import ConfigError, EncoderError, StudyError
+from histostudy.files import atomic, digest_of, read_json, sha256, write_json
 from histostudy.log import setup
 from histostudy.pretrain_keys import Pretrain, Views
 from histostudy.seeds import derive_seed
@@ -54,6 +56,8 @@ MPP = (0.25, 1.0)
 #: Colours of the tiles are changed once for teacher and student alike, so that there are many stains to learn from.
 COLOURS = Views(scale=(1.0, 1.0), aspect=1.0, stain=0.25, colour=0.15, blur=0.25, blur_sigma=(0.4, 1.6))
 START_TILES = 192
+#: What the tiles were cut from; beside them.
+CUT = "cut.json"
 
 
 def cut_tiles(source: Path, out: Path, seed: int = SEED, most: int = TILES) -> None:
@@ -84,6 +88,39 @@ def cut_tiles(source: Path, out: Path, seed: int = SEED, most: int = TILES) -> N
             tile = _tile(rng, pictures[int(rng.integers(len(pictures)))], mpp)
             cv2.imwrite(str(folder / f"{number:04d}.png"), tile[..., ::-1])
         logger.info("%s: %d tiles", name, round(share * most))
+
+
+def kept_tiles(source: Path, out: Path, seed: int = SEED, most: int = TILES) -> Path:
+    """`cut_tiles`, once for the same pictures, seed, number and code: whole or not at all.
+
+    Returns `out`. A folder of tiles that were cut from something else is replaced, one that is none of ours refused.
+
+    Raises
+    ------
+    EncoderError
+        If a picture is missing, or `out` holds something else.
+    """
+    record = out / CUT
+    pictures = {name: [[p.name, sha256(p)] for p in sorted(source.glob(name))] for name in PICTURES}
+    wanted = {
+        "pictures": digest_of(pictures),
+        "seed": seed,
+        "tiles": most,
+        "code": code_version("histostudy.verbs.builtin_cnn"),
+    }
+    if record.is_file() and read_json(record) == wanted:
+        return out
+    if out.exists() and not record.is_file():
+        raise EncoderError("holds no record of how it was cut", where=out, todo="remove it, or give another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        made = Path(scratch) / out.name
+        cut_tiles(source, made, seed, most)
+        write_json(made / CUT, wanted)
+        if out.exists():
+            out.rename(Path(scratch) / "before")
+        made.rename(out)
+    return out
 
 
 def _pictures(source: Path, seed: int) -> Iterator[tuple[str, float, float, list[np.ndarray]]]:
@@ -229,13 +266,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of distillation by gradient, instead of the study's")
     given = parser.parse_args()
     setup()
-    study = load_study(given.study)
-    assert study.pretrain is not None
-    settings = study.pretrain if given.epochs is None else study.pretrain.model_copy(update={"epochs": given.epochs})
-    tiles = given.out / "tiles"
-    if not tiles.is_dir():
-        cut_tiles(given.source, tiles, study.seed)
-    logger.info("SHA-256 %s", make(tiles, given.teacher, given.out, settings, study.seed))
+    try:
+        study = load_study(given.study)
+        if study.pretrain is None:
+            raise ConfigError("the study has no pretrain section", where=given.study, todo="add it")
+        if not given.teacher.is_file():
+            raise EncoderError("no such file", where=given.teacher, todo="give the teacher's weights as --teacher")
+        load_teacher(given.teacher)
+        epochs = study.pretrain.epochs if given.epochs is None else given.epochs
+        settings = study.pretrain.model_copy(update={"epochs": epochs})
+        tiles = kept_tiles(given.source, given.out / "tiles", study.seed)
+        logger.info("SHA-256 %s", make(tiles, given.teacher, given.out, settings, study.seed))
+    except StudyError as error:
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

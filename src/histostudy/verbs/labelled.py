@@ -96,6 +96,7 @@ def check_labelled(study: Study) -> None:
         For features made elsewhere, stain normalisation, or an encoder off its scale.
     """
     from histostudy.encoders.registry import check_scale, facts_of
+    from histostudy.training.tile_classification.embed import side_of
 
     features = study.features
     if features.precomputed is not None:
@@ -106,8 +107,9 @@ def check_labelled(study: Study) -> None:
     for task in study.tasks:
         if not isinstance(task, TileClassification) or study.cohort.simulate is not None:
             continue
-        scale, facts = scale_of(task, read_tile_table(task), study.tiles), facts_of(str(features.encoder))
-        check_scale(facts, scale.mpp, scale.size, facts.input_px, features.allow_mpp_mismatch)
+        table, facts = read_tile_table(task), facts_of(str(features.encoder))
+        scale = scale_of(task, table, study.tiles)
+        check_scale(facts, scale.mpp, side_of(table, scale), facts.input_px, features.allow_mpp_mismatch)
 
 
 def check_classifier(study: Study, model: Model) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostudy.errors import ConfigError, EncoderError, StudyError
+from histostudy.files import read_json
 from histostudy.layout import Layout
 from histostudy.pretrain_keys import Pretrain
 from histostudy.study import Features, Study
@@ -50,9 +51,33 @@ def pretrain_study(study_file: Path, shards: int = 1) -> None:
     layout, device = Layout(study), _device(settings)
     source, normalise, about = _source(study, layout, shards)
     pretrain(
-        settings, source, layout.encoder, seed=study.seed, mpp=study.tiles.mpp,
-        teacher=_teacher(study, settings, device), normalise=normalise, device=device, about=about,
+        settings, source, layout.encoder, seed=study.seed, mpp=None if settings.images else study.tiles.mpp,
+        teacher=_teacher(study, settings, device), normalise=normalise, stain=_stain_of(study), device=device,
+        about=about,
     )  # fmt: skip
+
+
+def check_pretraining(study: Study) -> None:
+    """Build and try the network that a study would train, and know its teacher's name.
+
+    Raises
+    ------
+    StudyError
+        For an unknown network or teacher, an option that cannot be, crops that the network cannot take.
+    """
+    from histostudy.encoders.pretraining.data import side_of
+    from histostudy.encoders.pretraining.trial import try_student
+    from histostudy.encoders.registry import facts_of
+
+    settings = study.pretrain
+    if settings is None:
+        return
+    try:
+        try_student(settings, study.tiles.size if settings.images is None else side_of(settings.images))
+        if settings.teacher is not None:
+            facts_of(settings.teacher)
+    except StudyError as error:
+        raise ConfigError(error.what, where="pretrain", todo=error.todo) from None
 
 
 def _by_torchrun(study_file: Path, shards: int, processes: int) -> None:
@@ -144,10 +169,22 @@ def _normaliser(study: Study, layout: Layout, slides: pd.DataFrame, tiles: pd.Da
     return normalise
 
 
+def _stain_of(study: Study) -> dict[str, Any] | None:
+    """Identity of what `_normaliser` gives."""
+    from histostudy.codeversion import code_version
+    from histostudy.features.staining import load_normaliser, stain_identity
+
+    stain = study.pretrain.stain if study.pretrain is not None else None
+    if stain is None:
+        return None
+    return stain_identity(load_normaliser(stain, study.tiles)) | {"code_slide": code_version(__name__)}
+
+
 def _teacher(study: Study, settings: Pretrain, device: str) -> Teacher | HeadTeacher | None:
     """Of a distillation: an encoder made here with its heads, or any encoder that a study could name."""
     if settings.method != "distil":
         return None
+    from histostudy.encoders.pretraining.release import CONFIG, check_stains
     from histostudy.encoders.pretraining.teachers import HeadTeacher, has_heads, teacher_of
     from histostudy.encoders.registry import load_encoder
 
@@ -158,11 +195,15 @@ def _teacher(study: Study, settings: Pretrain, device: str) -> Teacher | HeadTea
                 f"the heads of {settings.teacher} are not public",
                 todo="take match: features, or give teacher_checkpoint",
             )
+        if (checkpoint / CONFIG).is_file():
+            check_stains(read_json(checkpoint / CONFIG), settings.stain, "pretrain.stain")
         return HeadTeacher(checkpoint)
     features = Features(
         encoder=settings.teacher or "pretrained",
         checkpoint=checkpoint,
         allow_mpp_mismatch=study.features.allow_mpp_mismatch,
+        stain=settings.stain,
     )
     side = settings.views.size or study.tiles.size
-    return teacher_of(load_encoder(features, study.tiles.mpp, device, side))
+    scale = 1.0 if settings.images else study.tiles.size / side  # a whole tile in `side` pixels
+    return teacher_of(load_encoder(features, study.tiles.mpp * scale, device, side))

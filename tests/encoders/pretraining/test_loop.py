@@ -14,6 +14,7 @@ from textures import Drawn, textures
 from histostudy.encoders.pretraining.loop import Pretrained, pretrain
 from histostudy.encoders.pretraining.monitor import collapse, neighbours_of_own, spread
 from histostudy.encoders.pretraining.schedules import momentum_at, peak_lr, schedule
+from histostudy.encoders.pretraining.students import build_student
 from histostudy.encoders.pretraining.teachers import HeadTeacher, Teacher
 from histostudy.encoders.registry import encoder_identity, load_encoder
 from histostudy.errors import EncoderError
@@ -181,3 +182,42 @@ def test_schedules() -> None:
     distil = Pretrain(method="distil", teacher="uni", batch_size=256)
     assert peak_lr(distil) == 5e-4 and momentum_at(9, 10, distil) == 0.99
     assert momentum_at(0, 10, Pretrain()) == 0.996 and 0.999 < momentum_at(9, 10, Pretrain()) <= 1
+
+
+def test_the_scale_is_that_of_the_crops(tmp_path: Path) -> None:
+    made = _make(tmp_path, views={"size": 16, "local": 0})  # tiles of 32 px at 0.5
+    assert json.loads((made.folder / "config.json").read_text())["mpp"] == 1.0
+    features = Features(encoder="pretrained", checkpoint=tmp_path)
+    assert load_encoder(features, 0.5, tile_px=32).encode(textures(2)[0]).shape == (2, 16)
+
+
+def test_what_is_not_known_by_name_is_not_resumed(tmp_path: Path) -> None:
+    source, settings = Drawn(textures(24)[0], [f"s{i % 3}" for i in range(24)]), Pretrain(**TINY)
+
+    def made(out: str, shift: int, stain: dict[str, Any] | None) -> str:
+        return pretrain(
+            settings, source, tmp_path / out, normalise=lambda tile, _: tile + np.uint8(shift), stain=stain
+        ).sha256  # fmt: skip
+
+    first, second = made("used", 0, None), made("used", 90, None)
+    assert first != second == made("fresh", 90, {"target": "a"})
+    assert made("fresh", 0, {"target": "b"}) == first  # another target: anew
+    assert made("fresh", 90, {"target": "b"}) == first  # the same one: kept
+    weights = [build_student("vit_tiny", 32, TINY["options"]) for _ in "ab"]
+    given = [pretrain(settings, source, tmp_path / "given", student=one).sha256 for one in weights]
+    assert given[0] != given[1]
+
+
+def test_an_encoder_of_normalised_stains_wants_them(tmp_path: Path) -> None:
+    stain, target = {"method": "macenko"}, tmp_path / "target.png"
+    _make(tmp_path / "a", stain=stain)
+    with pytest.raises(EncoderError, match="made on tiles with normalised stains .macenko.; set features.stain"):
+        load_encoder(Features(encoder="pretrained", checkpoint=tmp_path / "a"), 0.5)
+    assert load_encoder(Features(encoder="pretrained", checkpoint=tmp_path / "a", stain=stain), 0.5).dim == 16
+    target.write_bytes(b"one")
+    _make(tmp_path / "b", stain=stain | {"target": target})
+    features = Features(encoder="pretrained", checkpoint=tmp_path / "b", stain=stain | {"target": target})
+    assert load_encoder(features, 0.5).dim == 16
+    target.write_bytes(b"another")
+    with pytest.raises(EncoderError, match="target target.png"):
+        load_encoder(features, 0.5)

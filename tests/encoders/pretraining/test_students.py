@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from histostudy.encoders.pretraining.students import STUDENTS, TimmConv, TimmViT, build_student
-from histostudy.errors import ConfigError, EncoderError
+from histostudy.encoders.pretraining.trial import try_student
+from histostudy.errors import ConfigError, EncoderError, StudyError
+from histostudy.pretrain_keys import Pretrain
 
 TINY = {"width": 32, "depth": 2, "heads": 2, "patch": 8}
 
@@ -69,3 +71,25 @@ def test_what_cannot_be_built_says_so() -> None:
     with pytest.raises(EncoderError, match="timm cannot build"):
         build_student("vit_tiny", 32, {"width": 31, "heads": 2})
     assert {"vit_tiny", "vit_small", "vit_base", "resnet18", "mobilenet_small"} <= set(STUDENTS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"network": "vit_tinny"}, "did you mean 'vit_tiny'"),
+        ({"options": {"ptch": 8}}, "correct pretrain.options"),
+        ({"options": {"patch": 0}}, "timm cannot build"),
+        ({"views": {"size": 50}}, "a crop of 50 px is not whole patches of 16 px"),
+        ({"network": "timm:resnet18", "options": {"size": 3}}, "timm cannot build resnet18"),
+        ({"network": "timm:swin_tiny_patch4_window7_224"}, "takes no tiles of 64 px"),
+        ({"network": "timm:deit_tiny_distilled_patch16_224"}, "neither a plain vision transformer nor"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before(keys: dict, line: str) -> None:
+    with pytest.raises(StudyError, match=line):
+        try_student(Pretrain(**keys), 64)
+
+
+def test_what_can_be_trained_passes() -> None:
+    try_student(Pretrain(options=TINY), 32)
+    try_student(Pretrain(network="mobilenet_small"), 64)

@@ -54,6 +54,27 @@ class TileSource(Protocol):
         """Tiles (uint8, (H, W, 3)) of ascending numbers, in that order."""
 
 
+def side_of(folder: Path) -> int:
+    """Side (px) of the tiles of a folder of images: of the first one, as `ImageFolder` has it."""
+    from PIL import Image, UnidentifiedImageError
+
+    first = _images(folder)[0]
+    try:
+        with Image.open(first) as image:
+            return min(image.size)
+    except (UnidentifiedImageError, OSError) as bad:
+        raise EncoderError("cannot be read as an image", where=first, todo="remove or replace it") from bad
+
+
+def _images(folder: Path) -> list[Path]:
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise EncoderError(
+            "no image in it", where=folder, todo=f"give a folder with {', '.join(sorted(SUFFIXES))} files"
+        )
+    return paths
+
+
 class ImageFolder:
     """Images below a folder, in the order of their names; a group is the folder that an image lies in.
 
@@ -71,11 +92,7 @@ class ImageFolder:
 
     def __init__(self, folder: Path) -> None:
         folder = Path(folder)
-        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not self.paths:
-            raise EncoderError(
-                "no image in it", where=folder, todo=f"give a folder with {', '.join(sorted(SUFFIXES))} files"
-            )
+        self.paths = _images(folder)
         self.groups: Sequence[str] = [str(p.parent.relative_to(folder)) for p in self.paths]
         self.tile_px = min(next(iter(self.read([0]))).shape[:2])
         self.digest = digest_of([[path.relative_to(folder).as_posix(), fingerprint(path)] for path in self.paths])

@@ -42,10 +42,11 @@ from histostudy.encoders.pretraining.methods import Batch, HeadDistillation, Met
 from histostudy.encoders.pretraining.monitor import collapse, neighbours_of_own, spread
 from histostudy.encoders.pretraining.release import release
 from histostudy.encoders.pretraining.schedules import momentum_at, peak_lr, schedule
-from histostudy.encoders.pretraining.state import load_state, save_state
+from histostudy.encoders.pretraining.state import digest_of_weights, load_state, save_state
 from histostudy.encoders.pretraining.students import Student, build_student
 from histostudy.encoders.pretraining.teachers import HeadTeacher, Teacher
-from histostudy.encoders.pretraining.views import IDENTITY, block_masks, cut, draw_view, sides
+from histostudy.encoders.pretraining.trial import crop_sides
+from histostudy.encoders.pretraining.views import IDENTITY, block_masks, cut, draw_view
 from histostudy.errors import EncoderError
 from histostudy.files import digest_of
 from histostudy.log import progress
@@ -93,6 +94,7 @@ def pretrain(
     teacher: Teacher | HeadTeacher | None = None,
     student: Student | None = None,
     normalise: Normalise | None = None,
+    stain: dict[str, Any] | None = None,
     device: str = "cpu",
     threads: int | None = None,
     about: dict[str, Any] | None = None,
@@ -111,13 +113,15 @@ def pretrain(
     seed : int
         Of weights, draws and order.
     mpp : float, optional
-        Scale of the tiles, um per pixel; checked when the encoder is used.
+        Scale of the source's tiles, um per pixel; checked when the encoder is used.
     teacher : Teacher or HeadTeacher, optional
         Of a distillation: with a `HeadTeacher` on its prototypes, else on its vectors.
     student : Student, optional
         Instead of the network that the settings name.
     normalise : callable, optional
         Takes a tile and the name of its slide, returns the tile with normalised stains.
+    stain : dict, optional
+        Identity of `normalise`; without it a training with `normalise` is not resumed.
     device : str
         ``cpu`` or ``cuda``; on CUDA under bfloat16 autocast.
     threads : int, optional
@@ -135,7 +139,7 @@ def pretrain(
     if threads is not None:
         settings = settings.model_copy(update={"threads": threads})
     with parallel.processes(device) as own_device, _deterministic(seed, settings.threads):
-        run = _Run(settings, source, Path(out), seed, own_device, teacher, student, normalise)
+        run = _Run(settings, source, Path(out), seed, own_device, teacher, student, normalise, stain)
         run.fit(stop_after)
         return run.finish(mpp, about or {})
 
@@ -168,9 +172,11 @@ class _Run:
         teacher: Teacher | HeadTeacher | None,
         student: Student | None,
         normalise: Normalise | None,
+        stain: dict[str, Any] | None,
     ) -> None:
         self.settings, self.source, self.out, self.seed = settings, source, out, seed
         self.device, self.teacher = torch.device(device), teacher
+        self.stain, self._known = stain, normalise is None or stain is not None
         part = (parallel.rank(), parallel.world())
         per_group = settings.tiles_per_slide if source.slides else None
         if settings.batch_size % part[1]:
@@ -178,13 +184,8 @@ class _Run:
         self.epochs = Epochs(source, settings.batch_size, per_group, seed, settings.buffer, part, normalise)
         size = settings.views.size or source.tile_px
         self.student = student or build_student(settings.network, size, settings.options)
-        self.size, self.local_size = sides(settings.views, source.tile_px, self.student.patch)
-        for name, side in (("size", self.size), ("local_size", self.local_size)):
-            if side % self.student.patch:
-                raise EncoderError(
-                    f"a crop of {side} px is not whole patches of {self.student.patch} px",
-                    todo=f"correct pretrain.views.{name} or pretrain.options",
-                )
+        self._given = None if student is None else digest_of_weights(student)
+        self.size, self.local_size = crop_sides(settings, source.tile_px, self.student)
         self.watched, pixels = self.epochs.some(settings.monitor_tiles)
         self.sample = torch.from_numpy(np.stack([cut(tile, IDENTITY, self.size) for tile in pixels]))
         self.method: Method = build_method(settings, self.student, teacher, self.size, self.sample).to(self.device)
@@ -203,8 +204,12 @@ class _Run:
         how = {"save_every", "workers", "buffer", "device", "processes", "name"}
         return digest_of(
             {
-                "settings": self.settings.model_dump(mode="json", exclude=how | {"images", "teacher_checkpoint"}),
+                "settings": self.settings.model_dump(
+                    mode="json", exclude=how | {"images", "teacher_checkpoint", "stain"}
+                ),
                 "student": self.student.config,
+                "given": self._given,
+                "stain": self.stain if self._known else "not known",
                 "teacher": None if self.teacher is None else self.teacher.facts,
                 "tiles": self.source.digest,
                 "seed": self.seed,
@@ -241,8 +246,9 @@ class _Run:
             logger.warning("the encoder collapsed: %s", collapsed)
         digest = ""
         if parallel.rank() == 0:
+            seen = None if mpp is None else mpp * self.source.tile_px / self.size  # a whole tile in `size` pixels
             digest = release(
-                self.out, self.settings, self.method, history, self.size, mpp, self.seed,
+                self.out, self.settings, self.method, history, self.size, seen, self.seed,
                 about=self.source.about | about, collapsed=collapsed, steps=self.step,
                 teacher=None if self.teacher is None else self.teacher.facts,
                 on_heads=isinstance(self.method, HeadDistillation),
@@ -360,7 +366,7 @@ class _Run:
         return Batch([there(c) for c in crops], [there(v) for v in views], None if masks is None else there(masks))
 
     def _resume(self) -> None:
-        found = load_state(self.out / STATE, self.identity, self.method, self.optimiser)
+        found = load_state(self.out / STATE, self.identity, self.method, self.optimiser) if self._known else None
         if found is None:
             return
         self.step, self.history, self._sums = found["step"], found["history"], found["sums"]

@@ -6,13 +6,15 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostudy.files import atomic, sha256, write_json, write_table, write_text
+from histostudy.errors import EncoderError
+from histostudy.files import atomic, digest_of, files_of, fingerprint, sha256, write_json, write_table, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from histostudy.encoders.pretraining.methods import Method
     from histostudy.pretrain_keys import Pretrain
+    from histostudy.stain_keys import Stain
 
 WEIGHTS, CONFIG, CARD, HISTORY = FILES = ("weights.safetensors", "config.json", "card.md", "history.csv")
 
@@ -23,6 +25,47 @@ HOW = {
     "features": "distillation on its teacher's vectors: cosine and squared error through a linear projector. The "
     "teacher's own heads, which H0-mini's recipe (arXiv 2501.16239) asks for, were not there",
 }
+
+
+def stain_record(stain: Stain | None) -> dict[str, Any] | None:
+    """The stain normalisation an encoder was made on: its method, and its target by name and content."""
+    if stain is None:
+        return None
+    if stain.target is None:
+        return {"method": stain.method, "target": None}
+    if not stain.target.exists():
+        raise EncoderError("no stain target", where=stain.target, todo="correct the key stain.target")
+    digest = digest_of([fingerprint(file) for file in files_of(stain.target)])
+    return {"method": stain.method, "target": stain.target.name, "target_digest": digest}
+
+
+def check_stains(config: dict[str, Any], stain: Stain | None, what: str) -> None:
+    """Refuse an encoder that was made on normalised stains where tiles come with others.
+
+    Parameters
+    ----------
+    config : dict
+        Its `config.json`.
+    stain : Stain or None
+        How the tiles are normalised that it is to see.
+    what : str
+        The key that says so.
+
+    Raises
+    ------
+    EncoderError
+        If method or target differ. An encoder of tiles as they are sees any, as one made elsewhere does.
+    """
+    made = config.get("stain")
+    if made is None:
+        return
+    kept, given = ({k: v for k, v in (one or {}).items() if k != "target"} for one in (made, stain_record(stain)))
+    if kept != given:
+        target = "" if made.get("target") is None else f", target {made['target']}"
+        raise EncoderError(
+            f"encoder {config.get('name')} was made on tiles with normalised stains ({made['method']}{target})",
+            todo=f"set {what} to the same",
+        )
 
 
 def release(
@@ -67,7 +110,7 @@ def release(
         "variant": settings.variant,
         "mpp": mpp,
         "pretrained_cfg": {"input_size": [3, size, size], "mean": list(views.mean), "std": list(views.std)},
-        "stain": None if settings.stain is None else settings.stain.model_dump(mode="json"),
+        "stain": stain_record(settings.stain),
         "method": how,
         "teacher": teacher,
         "settings": settings.model_dump(mode="json", exclude={"images", "teacher_checkpoint", "stain"}),

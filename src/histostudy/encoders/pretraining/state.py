@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -16,6 +17,15 @@ logger = logging.getLogger(__name__)
 
 #: Tensors that are not the training's: a frozen teacher's.
 LEFT_OUT = "teacher."
+
+
+def digest_of_weights(module: nn.Module) -> str:
+    """SHA-256 of all tensors of a network, to the last bit."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_state(

@@ -167,7 +167,7 @@ def build_student(name: str, size: int, options: dict[str, Any] | None = None) -
         If an option is not, or the network cannot be built so.
     """
     if name.startswith("timm:"):
-        return _any_timm(name[5:], size, **(options or {}))
+        return _any_timm(name[5:], size, dict(options or {}))
     builder = STUDENTS[name]
     try:
         student = builder(size, **(options or {}))
@@ -182,20 +182,32 @@ def _create(architecture: str, arguments: dict[str, Any]) -> Any:
 
     try:
         return timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as bad:
+    except (RuntimeError, TypeError, ValueError, AssertionError, ZeroDivisionError) as bad:
         raise EncoderError(
             f"timm cannot build {architecture}: {bad}", todo="correct pretrain.network or pretrain.options"
         ) from bad
 
 
-def _any_timm(architecture: str, size: int, **arguments: Any) -> Student:
+def _gives_a_map(network: Any, architecture: str, size: int) -> bool:
+    try:
+        with torch.no_grad():
+            found = network.eval().forward_features(torch.zeros(2, 3, size, size))
+    except (RuntimeError, TypeError, ValueError, AssertionError) as bad:
+        reason = " ".join(str(bad).split())[:160]
+        raise EncoderError(
+            f"{architecture} takes no tiles of {size} px ({reason})", todo="name another network"
+        ) from bad
+    return isinstance(found, torch.Tensor) and found.ndim == 4 and found.shape[1] == network.num_features
+
+
+def _any_timm(architecture: str, size: int, arguments: dict[str, Any]) -> Student:
     from timm.models.vision_transformer import VisionTransformer
 
     probe = _create(architecture, arguments)
     student: Student
-    if isinstance(probe, VisionTransformer):
+    if type(probe) is VisionTransformer:  # those derived from it go through their tokens in other ways
         student = TimmViT(architecture, size, arguments)
-    elif probe.forward_features(torch.zeros(2, 3, size, size)).ndim == 4:
+    elif not isinstance(probe, VisionTransformer) and _gives_a_map(probe, architecture, size):
         student = TimmConv(architecture, size, arguments)
     else:
         raise EncoderError(

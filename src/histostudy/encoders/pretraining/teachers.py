@@ -63,13 +63,14 @@ class TokenTeacher(Teacher):
     def tokens(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         """Its vector (B, D) by its own variant, and patch tokens (B, P, T) of whatever width it has inside."""
         vectors, _ = super().tokens(crops)
-        with torch.autocast(crops.device.type, dtype=torch.bfloat16, enabled=crops.device.type == "cuda"):
-            inside = self.encoder.module.forward_features(self.encoder._prepare(crops))
+        there = self.encoder.device
+        with torch.autocast(there.type, dtype=torch.bfloat16, enabled=there.type == "cuda"):
+            inside = self.encoder.module.forward_features(self.encoder._prepare(crops.to(there)))
         if inside.ndim == 4:
             inside = inside.flatten(2).transpose(1, 2)
         else:
             inside = inside[:, int(getattr(self.encoder.module, "num_prefix_tokens", 0)) :]
-        return vectors, inside.float()
+        return vectors, inside.float().to(crops.device)
 
 
 class HeadTeacher(nn.Module):

@@ -114,7 +114,8 @@ def embed_labelled(
     FeatureError
         If a vector is not finite.
     """
-    identity = _identity(table, scale, slides, features, device)
+    side = side_of(table, scale)
+    identity = _identity(table, scale, slides, features, device, side)
     done = digest_of(identity)
     kept = _kept(out_dir, done, pixels)
     if kept is not None:
@@ -123,7 +124,7 @@ def embed_labelled(
     out_dir.mkdir(parents=True, exist_ok=True)
     n, size = len(table.frame), scale.size
     reasons: list[tuple[str, str]] = [("", "")] * n
-    encoder = load_encoder(features, scale.mpp, device, scale.size)
+    encoder = load_encoder(features, scale.mpp, device, side)
     vectors, colour = np.zeros((n, encoder.dim), np.float32), np.zeros((n, 3), np.float32)
     pixel_map: np.memmap | None = None
     waiting: list[int] = []
@@ -195,8 +196,31 @@ def load_labelled(folder: Path) -> LabelledTiles:
     return LabelledTiles(ids, vectors[good], colour[good], str(index["identity"].iloc[0]), good, pixels)
 
 
+def side_of(table: TileTable, scale: Scale) -> int | None:
+    """Side of a tile, px at the scale: of images of no given size that of the first whose header can be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    if scale.size is not None or table.from_slides:
+        return scale.size
+    for path, mpp in zip(table.files, table.frame["mpp"], strict=True):
+        try:
+            with Image.open(path) as image:
+                return min(_sides(image.size, scale.mpp if mpp != mpp else float(mpp), scale))
+        except (UnidentifiedImageError, OSError, SyntaxError):  # told when the tiles are read
+            continue
+    return None
+
+
+def _sides(sides: tuple[int, int], mpp: float, scale: Scale) -> tuple[int, int]:
+    """Sides of an image, px, brought to the scale."""
+    ratio = mpp / scale.mpp
+    if abs(ratio - 1) <= SAME_SCALE:
+        return sides
+    return max(1, round(sides[0] * ratio)), max(1, round(sides[1] * ratio))
+
+
 def _identity(
-    table: TileTable, scale: Scale, slides: pd.DataFrame | None, features: Features, device: str
+    table: TileTable, scale: Scale, slides: pd.DataFrame | None, features: Features, device: str, side: int | None
 ) -> dict[str, Any]:
     """All that the numbers depend on: the tiles and their files, the scale, the encoder, the code."""
     columns = ["tile_id", "patient_id", "slide_id", "x_px0", "y_px0", "mpp"]
@@ -207,7 +231,7 @@ def _identity(
         files = [[s, str(facts[s]["fingerprint"]), str(facts[s]["mpp"]), facts[s]["status"]] for s in wanted]
     return {
         "tiles": digest_of([table.frame[columns].astype(str).to_numpy().tolist(), files]),
-        "encoder": encoder_identity(features, scale.mpp, device, scale.size),
+        "encoder": encoder_identity(features, scale.mpp, device, side),
         "mpp": scale.mpp,
         "size": scale.size,
         "code": code_version(__name__),
@@ -281,10 +305,9 @@ def _image(path: Path, mpp: float, scale: Scale) -> np.ndarray:
         if getattr(error, "errno", None) is not None:  # the disk's, not the image's
             raise
         raise BadSlideError("unreadable", f"{path.name}: {' '.join(str(error).split())[:120]}") from None
-    ratio = mpp / scale.mpp
-    if abs(ratio - 1) > SAME_SCALE:
-        sides = [max(1, round(side * ratio)) for side in image.shape[1::-1]]
-        image = cv2.resize(image, sides, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC)
+    if abs(mpp / scale.mpp - 1) > SAME_SCALE:
+        sides = _sides((image.shape[1], image.shape[0]), mpp, scale)
+        image = cv2.resize(image, sides, interpolation=cv2.INTER_AREA if mpp < scale.mpp else cv2.INTER_CUBIC)
     side = scale.size or min(image.shape[:2])
     if min(image.shape[:2]) < side:
         detail = (

@@ -11,7 +11,7 @@ import numpy as np
 
 from histostudy.cohort.columns import Columns
 from histostudy.cohort.identifiers import check_id
-from histostudy.cohort.outcomes import Outcome, outcome_of
+from histostudy.cohort.outcomes import Outcome, outcome_of, outside
 from histostudy.cohort.tables import ROW, number, read_table
 from histostudy.errors import TableError, at
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from histostudy.tasks import TileClassification
 
 PLACES = ("slide_id", "x_px0", "y_px0")
+#: Columns of a table that are no class.
+OWN = ("tile_id", "patient_id", "path", *PLACES, "mpp", ROW)
 #: The classifiers that learn from pixels.
 OF_PIXELS = ("finetune", "dct_histotransformer")
 
@@ -86,6 +88,9 @@ def read_tile_table(task: TileClassification) -> TileTable:
     import pandas as pd
 
     path = Path(task.table)
+    if task.target in OWN:
+        what = f"the target of task {task.name!r} is {task.target!r}, a column that says which tile it is"
+        raise TableError(what, where=path, todo="give the class a column of its own")
     table = read_table(path, required=("tile_id", "patient_id", task.target))
     from_slides = "path" not in table
     if from_slides and (lacking := [name for name in PLACES if name not in table]):
@@ -169,20 +174,25 @@ def tile_outcome(task: TileClassification, table: TileTable, patients: pd.DataFr
     TableError
         If no tile is left, or they are of one class.
     """
-    patients = patients.reset_index(drop=True)
-    known = Columns(patients, source)
-    of = {column: dict(zip(known.ids, known.cells(column), strict=True)) for column in task.where}
+    known, asked = Columns(patients.reset_index(drop=True), source), task.as_classification()
     frame = table.frame[table.frame["patient_id"].isin(known.ids)]
     if not len(frame):
         first = table.frame["patient_id"].iloc[0]
         todo = f"compare the ids: the tiles are of {first}, the patients {', '.join(known.ids[:2])}"
         raise TableError(f"no tile of task {task.name!r} is of a patient of the cohort", where=table.source, todo=todo)
-    owners = frame["patient_id"]
-    units = frame[["tile_id", task.target, ROW]].assign(**{c: owners.map(cells) for c, cells in of.items()})
+    others = outside(asked, known.table, source)  # here, since a column of patients may have the target's name
+    owner = dict(zip(frame["tile_id"], frame["patient_id"], strict=True))
+    excluded = {tile: others[patient] for tile, patient in owner.items() if patient in others}
+    units = frame.loc[~frame["patient_id"].isin(others), ["tile_id", task.target, ROW]]
+    if not len(units):
+        what = f"no tile of task {task.name!r} is of a patient its `where` asks for"
+        raise TableError(what, where=table.source, todo="correct `where`")
     units = units.rename(columns={"tile_id": "patient_id"})
-    outcome = outcome_of(task.as_classification(), units, table.source)
-    owner = dict(zip(frame["tile_id"], owners, strict=True))
-    return replace(outcome, patient_of={tile: owner[tile] for tile in outcome.patient_ids})
+    outcome = outcome_of(asked.model_copy(update={"where": {}}), units, table.source)
+    return replace(
+        outcome, task=asked, excluded=excluded | outcome.excluded,
+        patient_of={tile: owner[tile] for tile in outcome.patient_ids},
+    )  # fmt: skip
 
 
 def strata_outcomes(outcome: Outcome) -> list[Outcome]:
