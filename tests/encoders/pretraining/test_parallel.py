@@ -26,7 +26,7 @@ KEYS: dict[str, Any] = {
 def _gradients(method: str, targets: str, out: Path) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     settings = Pretrain(method=method, targets=targets, **KEYS)
-    run = _Run(settings, Drawn(textures(16)[0]), out, 0, "cpu", None, None, None)
+    run = _Run(settings, Drawn(textures(16)[0]), out, 0, "cpu", None, None, None, None)
     for step, batch in run._ahead(range(1)):
         run._take(step, batch)
     found = {name: p.grad.clone() for name, p in run.method.named_parameters() if p.grad is not None}
