@@ -88,13 +88,7 @@ def segmentation_forest(table: pd.DataFrame, *, noun: str = "patients") -> Figur
         for ax, name in zip(axes, classes, strict=True):
             part = table[table["class"] == name].set_index("model")
             for row, model in enumerate(models):
-                one = part.loc[model]
-                if np.isfinite(one.estimate):
-                    ax.plot([one.low, one.high], [row, row], color=looks[model]["color"], linewidth=1.2)
-                    ax.plot(one.estimate, row, "o", color=looks[model]["color"], markersize=4)
-                words = style.with_interval(one.estimate, one.low, one.high)
-                ax.annotate(words, (0, row), xycoords=("axes fraction", "data"), xytext=(2, 4), fontsize=6,
-                            textcoords="offset points", color=style.DARK, va="bottom")  # fmt: skip
+                style.estimate_row(ax, row, part.loc[model], looks[model]["color"])
             ax.set_yticks(range(len(models)), [style.shorten(m) for m in models])
             ax.set_ylim(len(models) - 0.5, -0.75)
             ax.set_xlim(-0.02, 1.02)

@@ -199,3 +199,13 @@ def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
             fig.savefig(temporary, format=kind, dpi=DPI, metadata=about)
         files.append(file)
     return files
+
+
+def estimate_row(ax: Axes, row: int, one: Any, color: str) -> None:
+    """An estimate with its interval on a row of a forest, and the numbers over it at the left."""
+    if np.isfinite(one.estimate):
+        ax.plot([one.low, one.high], [row, row], color=color, linewidth=1.2)
+        ax.plot(one.estimate, row, "o", color=color, markersize=4)
+    words = with_interval(one.estimate, one.low, one.high)
+    ax.annotate(words, (0, row), xycoords=("axes fraction", "data"), xytext=(2, 4), fontsize=6,
+                textcoords="offset points", color=DARK, va="bottom")  # fmt: skip

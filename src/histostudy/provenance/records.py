@@ -89,7 +89,6 @@ def save(file: Path, prefixes: Sequence[str], cache: HashCache) -> int:
     text = "".join(json.dumps(lines[target], sort_keys=True) + "\n" for target in sorted(lines))
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         write_text(file, text)
-    _seen(file).parent.mkdir(parents=True, exist_ok=True)
     write_text(_seen(file), _digest(file))
     return len(lines)
 
@@ -115,7 +114,6 @@ def restore(file: Path, cache: HashCache) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(line["record"]), encoding="utf-8")
         restored += 1
-    _seen(file).parent.mkdir(parents=True, exist_ok=True)
     write_text(_seen(file), _digest(file))
     logger.info("%s: records of %d outputs restored", file, restored)
     return restored
