@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study test test-fast lint format schema dvc lock clean
+.PHONY: help install study test test-fast test-all lint format schema dvc lock clean
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,11 +24,14 @@ install: $(STAMP)  ## make the environment in .venv
 study: $(STAMP)  ## run a study (CONFIG=config/studies/<study>.yaml, CORES=8)
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
 
-test: $(STAMP) lint  ## run the linters and all tests
+test: $(STAMP) lint  ## run the linters and the tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(STAMP) lint  ## the same and the slow proofs: a cluster, every study from nothing
 	$(BIN)/python -m pytest -q
 
 test-fast: $(STAMP)  ## run the tests that take no whole study
-	$(BIN)/python -m pytest -q -n $(CORES) -m "not workflow"
+	$(BIN)/python -m pytest -q -n $(CORES) -m "not workflow and not slow"
 
 lint: $(STAMP)  ## ruff, mypy, snakefmt and snakemake's linter
 	$(BIN)/ruff check .
