@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from histostudy.errors import ConfigError
 from histostudy.files import sha256
-from histostudy.tissue.density import odd
+from histostudy.tissue.density import odd, relative_density
 from histostudy.tissue.mask import nearest_label
+from histostudy.tissue.pen import find_pen
 from histostudy.tissue.registry import IDENTITIES, SEGMENTERS, BoolMask, Image, Segmentation
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def unet(
     pen_threshold: float = 0.5,
     close_um: float = 40.0,
     exclude_pen: bool = True,
+    pen_rules: bool = True,
     sections: bool = False,
     pixels_per_bin: float = 8.0,
     sigma: float = 2.0,
@@ -64,6 +66,8 @@ def unet(
         Gaps up to this width, such as lumina and the cells of fat, belong to the tissue around them (0: none).
     exclude_pen : bool
         Leave pen out of the tissue.
+    pen_rules : bool
+        Pen is also what the rules on colour of `histostudy.tissue.pen` find; otherwise the network alone says.
     sections : bool
         Tell cross-sections apart by their predicted centres, rather than by the gaps between them.
     pixels_per_bin, sigma, window, percentile, least
@@ -87,6 +91,8 @@ def unet(
     grown = {name: cv2.resize(found[name][0], size, interpolation=cv2.INTER_LINEAR) for name in ("tissue", "pen")}
     tissue = grown["tissue"] >= _logit(tissue_threshold)
     pen = grown["pen"] >= _logit(pen_threshold)
+    if pen_rules:  # dry strokes are told by their colour; ink that the rules have no colour for, by the network
+        pen |= find_pen(relative_density(rgb, mpp).density, mpp)
     if close_um > 0:
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd(close_um, mpp),) * 2)
         tissue = cv2.morphologyEx(tissue.astype(np.uint8), cv2.MORPH_CLOSE, disc).astype(bool)
