@@ -8,14 +8,14 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study test test-fast test-all lint format schema dvc lock clean
+.PHONY: help install study test test-fast test-all lint format schema dvc lock envs clean
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(STAMP): envs/requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
@@ -54,7 +54,11 @@ dvc: $(STAMP)  ## write dvc.yaml from the studies
 lock: $(STAMP)  ## pin the newest versions that fit pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --extra dev --no-header --no-annotate --index-strategy unsafe-best-match \
-	  --python-version 3.11 --upgrade pyproject.toml --output-file envs/requirements.lock
+	  --generate-hashes --python-version 3.11 --upgrade pyproject.toml --output-file envs/requirements.lock
+	$(BIN)/histostudy envs
+
+envs: $(STAMP)  ## write the conda environment and the containers from the lock
+	$(BIN)/histostudy envs
 
 clean:  ## remove results and logs, not the environment
 	rm -rf results logs .snakemake

@@ -82,7 +82,7 @@ def in_batches(tiles: Iterable[np.ndarray], encode: Encode) -> int:
 
 
 def histostudy(slide: Path, encode: Encode, cores: int) -> Callable[[], tuple[int, float]]:
-    """The stages of a study; a thread reads ahead where there is a second core."""
+    """The stages of a study; threads read ahead."""
     import pandas as pd
 
     from histostudy.features.embed import Reader, embed_tiles
@@ -107,9 +107,37 @@ def histostudy(slide: Path, encode: Encode, cores: int) -> Callable[[], tuple[in
             tile_slides(slides, tissue, out / "tissue", tiles, out / "tiles")
             found()
             with open_slide(slide) as opened:
-                source = Reader(opened, workers=cores - 1)
+                source = Reader(opened, workers=cores)
                 coords = read_tiles(out / "tiles/s.h5").coords
                 return embed_tiles(source, coords, out / "s.h5", Given(), tiles, features, {}), float(SIZE)  # type: ignore[arg-type]
+
+    return work
+
+
+def histostudy_slide(slide: Path, encode: Encode, cores: int) -> Callable[[], tuple[int, float]]:
+    """What those stages do with one slide, by their functions: opened once, and no index, record or checksum kept."""
+    from histostudy.features.embed import Reader, embed_tiles
+    from histostudy.files import write_text
+    from histostudy.slides.reader import open_slide
+    from histostudy.study import Features, Tiles, Tissue
+    from histostudy.tiles.lattice import Lattice
+    from histostudy.tiles.stage import lay_tiles
+    from histostudy.tissue.stage import compact, segment_slide
+
+    class Given:
+        def __init__(self) -> None:
+            self.dim, self.encode = encode(np.zeros((1, SIZE, SIZE, 3), np.uint8)).shape[1], encode
+
+    def work() -> tuple[int, float]:
+        with tempfile.TemporaryDirectory() as scratch, open_slide(slide) as opened:
+            out = Path(scratch)
+            write_text(out / "s.geojson", compact(segment_slide(opened, Tissue())[0]))
+            tiles, features = Tiles(mpp=opened.mpp, size=SIZE), Features(batch_size=BATCH)
+            lattice = Lattice(opened.width_px0, opened.height_px0, opened.mpp, opened.mpp, SIZE)
+            coords = lay_tiles("s", lattice, out / "s.geojson", min_tissue=tiles.min_tissue).coords
+            found()
+            source = Reader(opened, workers=cores)
+            return embed_tiles(source, coords, out / "s.h5", Given(), tiles, features, {}), float(SIZE)  # type: ignore[arg-type]
 
     return work
 
@@ -219,14 +247,15 @@ def main() -> None:
     work = globals()[way](Path(slide), encode, int(cores))
     encode(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8))
     work()  # imports, and the slide into the cache of the disk
-    start = time.perf_counter()
+    start, before = time.perf_counter(), time.process_time()
     tiles, side = work()
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - before
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1e3
     sys.stdout.write(
         json.dumps(
             {
                 "seconds": seconds,
+                "cpu": cpu,
                 "finding": FOUND[0] - start,
                 "tiles": tiles,
                 "megapixels": tiles * side**2 / 1e6,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from histostudy import codeversion
 from histostudy.errors import BadSlideError, ConfigError
 from histostudy.files import atomic, digest_of, fingerprint, sha256, write_json
 from histostudy.layout import Layout, shard_count, shard_of
+from histostudy.model_kinds import aggregators_of
 from histostudy.registry import Registry
 from histostudy.seeds import derive_seed
 from histostudy.stages import run_shard
@@ -106,6 +108,46 @@ def test_a_model_file_is_not_part_of_the_embedding() -> None:
             todo.extend(codeversion._parsed(name)[1])
     assert "histostudy.features.stage" in modules
     assert not [m for m in modules if m.startswith(("histostudy.models", "histostudy.training", "histostudy.report"))]
+
+
+def test_every_aggregator_is_known_by_the_module_that_registers_it() -> None:
+    from histostudy.models.registry import AGGREGATORS, aggregator_kind
+
+    aggregator_kind("mean")  # registers them all
+    assert codeversion.aggregator_modules() == {name: AGGREGATORS[name].__module__ for name in AGGREGATORS}
+
+
+def test_a_model_depends_on_its_own_aggregator(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = "histostudy.training.stage"
+    used = [frozenset(names) for names in (["abmil"], ["self_vit_mil"], ["mean"], ["mean", "abmil"], [])]
+
+    def versions() -> list[str]:
+        codeversion.code_version.cache_clear()
+        return [codeversion.code_version(stage, aggregators=one) for one in used]
+
+    def changed(module: str) -> list[bool]:
+        real = codeversion._parsed
+        before = versions()
+        with monkeypatch.context() as patch:
+            patch.setattr(codeversion, "_parsed", lambda n: (real(n)[0] + "!", real(n)[1]) if n == module else real(n))
+            after = versions()
+        return [old != new for old, new in zip(before, after, strict=True)]
+
+    assert len(set(versions())) == len(used)
+    assert changed("histostudy.models.aggregators.abmil") == [True, False, False, True, False]
+    # which another one is made of
+    assert changed("histostudy.models.aggregators.dsmil") == [False, True, False, False, False]
+    assert changed("histostudy.models.aggregators") == [False] * 5
+    assert changed("histostudy.models.model") == [True] * 5
+    codeversion.code_version.cache_clear()
+
+
+def test_a_model_is_made_of_its_sources_too() -> None:
+    one = SimpleNamespace(aggregator="moe_pkt", sources="two")
+    models = {"one": one, "two": SimpleNamespace(aggregator="abmil", sources=None)}
+    assert aggregators_of(models, "one") == {"moe_pkt", "abmil"}
+    assert aggregators_of(models, "two") == {"abmil"}
+    assert aggregators_of(models, "prior") == frozenset()
 
 
 @given(st.integers(1, 100_000))

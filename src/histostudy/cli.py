@@ -67,11 +67,12 @@ def run(
 @app.command()
 def doctor(
     study: Annotated[Path | None, typer.Argument(help="Study file to check.", show_default=False)] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where the machine differs from the lock.")] = False,
 ) -> None:
-    """Check this machine and, if given, a study file and its tables; say what to fix."""
+    """Check this machine against the lock and, if given, a study file and its tables; say what to fix."""
     from histostudy.verbs.doctor import examine
 
-    raise typer.Exit(examine(study))
+    raise typer.Exit(examine(study, strict=strict))
 
 
 @app.command(hidden=True)

@@ -1,4 +1,4 @@
-"""The verbs that keep versions of a study: ``histostudy release``, ``restore`` and ``dvc``."""
+"""The verbs that keep versions of a study: ``histostudy release``, ``restore``, ``diff`` and ``dvc``."""
 
 from __future__ import annotations
 
@@ -32,12 +32,36 @@ def restore(
     typer.echo(bring_back(study, version, into=into))
 
 
+@release_app.command()
+def diff(
+    study: StudyName,
+    v1: Annotated[str, typer.Argument(help="Such as v1, or workspace for the results in this checkout.")],
+    v2: Annotated[str, typer.Argument(help="The other; changes are this one minus the first.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page.", show_default="<study>_<v1>_<v2>.html")
+    ] = None,
+) -> None:
+    """Compare two versions of a study on one page: parameters, data, metrics, figures, code."""
+    from histostudy.verbs.diff import compare_versions
+
+    typer.echo(compare_versions(study, v1, v2, out=out))
+
+
 @release_app.command(hidden=True)
 def dvc() -> None:
     """Print dvc.yaml: a stage for each cohort's features and one for each study of this checkout."""
     from histostudy.provenance.pipeline import pipeline_text
 
     typer.echo(pipeline_text(Path()), nl=False)
+
+
+@release_app.command(hidden=True)
+def envs() -> None:
+    """Write envs/: the conda environment and the containers, from pyproject.toml and the lock of this checkout."""
+    from histostudy.provenance.environment import write_environment_files
+
+    for path in write_environment_files(Path()):
+        typer.echo(path)
 
 
 @release_app.command(hidden=True)

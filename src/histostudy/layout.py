@@ -179,6 +179,11 @@ class Layout:
         """Table of the audit of stain: `audit`, or `slides`, the stain of each."""
         return self.home / "tables" / f"stain_{table}.csv"
 
+    @property
+    def reporting(self) -> Path:
+        """Folder of the reporting checklists, the texts for a paper and the references."""
+        return self.home / "reporting"
+
     def curves(self, task: str) -> Path:
         """Tables behind the figures of a task: ROC and PR curves, calibration, Kaplan-Meier and others."""
         return self.home / "tables" / f"{task}_curves.json"

@@ -29,6 +29,16 @@ def learns(model: Any, kind: str) -> bool:
     return kind in kinds_of(model)
 
 
+def aggregators_of(models: Mapping[str, Any], name: str) -> frozenset[str]:
+    """Names of the aggregators that a model (of `models`, or a control) is made of: its own, and its sources'."""
+    found: set[str] = set()
+    spec = models.get(name)
+    while spec is not None and spec.aggregator is not None and spec.aggregator not in found:
+        found.add(spec.aggregator)
+        spec = models.get(spec.sources)
+    return frozenset(found)
+
+
 def controls_of(kind: str, adjust: bool) -> list[str]:
     """Controls of a task; `clinical` only where it names covariates (`adjust`)."""
     return list(CONTROLS_OF.get(kind, ("prior", "clinical") if adjust else ("prior",)))

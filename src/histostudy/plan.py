@@ -15,16 +15,19 @@ from typing import Any
 import yaml
 
 from histostudy.codeversion import code_version
+from histostudy.codeversion import keep as keep_code
 from histostudy.errors import ConfigError, TableError
 from histostudy.features.pairs import PairSettings
 from histostudy.files import digest_of, files_of, sha256, write_text
 from histostudy.hashcache import HashCache
 from histostudy.layout import RESULTS, Layout, shard_count, shard_of
+from histostudy.model_kinds import aggregators_of
 from histostudy.study import Features, Study
 from histostudy.studyfile import parse_study, resolve
 from histostudy.tasks import EVALUATED_ONLY, Expression, Segmentation, TileClassification
 
 TEMPLATES = Path(__file__).parent / "report" / "templates"
+STANDARDS = Path(__file__).parent / "report" / "standards"
 TISSUE_WEIGHTS = Path(__file__).parent / "tissue" / "weights" / "unet.safetensors"
 ENCODER_WEIGHTS = Path(__file__).parent / "encoders" / "weights"
 #: Where the resolved studies lie that jobs read: no result, and none of DVC's business.
@@ -126,6 +129,11 @@ class Plan:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 write_text(path, text)
 
+    def remember(self) -> None:
+        """Keep the hashes of files and the parsed modules for the next plan in this working directory."""
+        self.hashes.save()
+        keep_code()
+
     def describe_run(self) -> None:
         """Write the study's RO-Crate from the records of what has been made so far."""
         from histostudy.provenance.crate import write_crate
@@ -138,10 +146,12 @@ class Plan:
             software=software(), description=f"A study of the cohort {study.cohort.name}; tasks: {predicted}.",
         )  # fmt: skip
 
-    def code(self, stage: str) -> str:
-        """Version of the code that a stage runs, and of the templates of the report."""
-        code = code_version(*STAGES[stage])
-        return code if stage != "report" else digest_of([code, *(sha256(path) for path in sorted(TEMPLATES.iterdir()))])
+    def code(self, stage: str, model: str | None = None) -> str:
+        """Version of the code that a stage runs, of one model if named, and of the templates of the report."""
+        used = None if model is None else aggregators_of(self.study.models, model)
+        code = code_version(*STAGES[stage], aggregators=used)
+        shown = [*sorted(TEMPLATES.iterdir()), *sorted(STANDARDS.glob("*.yaml")), *sorted(STANDARDS.glob("*.bib"))]
+        return code if stage != "report" else digest_of([code, *(sha256(path) for path in shown)])
 
     def settings(self, *keys: str) -> str:
         """Digest of the named sections of the study, so that a rule sees only what it depends on."""
@@ -240,6 +250,13 @@ class Plan:
         from histostudy.verbs.train_tissue import FILES
 
         return [str(self.layout.trained_tissue / name) for name in FILES] if self.study.train_tissue is not None else []
+
+    @property
+    def reporting(self) -> list[str]:
+        """Checklists, texts and references that the report writes beside its page."""
+        from histostudy.report.applies import reporting_names
+
+        return [str(self.layout.reporting / name) for name in reporting_names(resolve(self.study))]
 
     @property
     def pairs(self) -> list[str]:

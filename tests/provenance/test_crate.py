@@ -13,6 +13,7 @@ import pytest
 from histostudy.files import sha256
 from histostudy.hashcache import HashCache
 from histostudy.provenance.crate import NAME, hash_uri, jobs_of, write_crate
+from histostudy.provenance.versions import LOCK
 
 COHORT, HOME = Path("results/cohorts/c"), Path("results/studies/s")
 
@@ -105,6 +106,12 @@ def test_every_job_has_its_inputs_and_outputs_by_their_bytes(graph: dict[str, di
         assert graph[name]["sha256"] == sha256(HOME / name)
     run = graph["#run"]
     assert _ids(run["object"]) == [hash_uri(sha256("data/patients.csv"))]
+
+
+def test_the_lock_of_the_environment_is_named_by_its_bytes(graph: dict[str, dict[str, Any]]) -> None:
+    lock = graph[hash_uri(sha256(LOCK))]
+    assert lock["@type"] == "File" and lock["sha256"] == sha256(LOCK)
+    assert lock["@id"] in _ids(graph[graph["./"]["mainEntity"]["@id"]]["softwareRequirements"])
 
 
 def test_a_name_by_bytes_is_that_of_rfc_6920() -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from releases import make_checkout
+from releases import run as _run
+from releases import study_text as _study
 
-import histostudy
 from histostudy.errors import ConfigError
-from histostudy.provenance.pipeline import pipeline_text
 from histostudy.verbs.release import ReleaseError, Versioned, release, restore
 
 SNAKEFILE = """
@@ -63,45 +61,12 @@ onsuccess:
 if workflow.is_main_process:
     records.refuse_unrecorded(output for rule in workflow.rules for output in rule.output)
 """
-IGNORED = "/results/**\n!/results/**/\n!/results/summary/*\n/.snakemake/\n__pycache__/\n"
-
-
-def _run(folder: Path, *command: str) -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def _study(name: str, **more: object) -> str:
-    return yaml.safe_dump({"study": name, "cohort": {"name": "c", "simulate": {"patients": 12}}} | more)
 
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a released first version of its study `s`, and a second one."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("config/studies", "workflow", "profiles/default"):
-        (folder / name).mkdir(parents=True)
-    package = Path(histostudy.__file__).parent
-    shutil.copytree(package, folder / "src/histostudy", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "Snakefile").write_text(SNAKEFILE)
-    (folder / "workflow/Snakefile").touch()
-    (folder / "profiles/default/profile.yaml").write_text("max-checksum-file-size: 100GB\n")
-    (folder / ".gitignore").write_text(IGNORED)
-    (folder / "config/config.yaml").write_text(_study("other"))
-    (folder / "config/studies/s.yaml").write_text(_study("s"))
-    (folder / "dvc.yaml").write_text(pipeline_text(folder))
-    _run(folder, "git", "init", "--quiet", "--initial-branch", "main")
-    for key, value in (("user.name", "Somebody"), ("user.email", "somebody@example.org")):
-        _run(folder, "git", "config", key, value)
-    _run(folder, "dvc", "init", "--quiet")
-    _run(folder, "dvc", "config", "core.analytics", "false")
-    _run(folder, "git", "add", ".")
-    _run(folder, "git", "commit", "--quiet", "-m", "start")
-    return folder
+    return make_checkout(tmp_path_factory.mktemp("checkout"), SNAKEFILE)
 
 
 def _refused(match: str, **where: Path) -> None:

@@ -3,23 +3,52 @@ import re
 import sys
 from pathlib import Path
 
-from histostudy.errors import StudyError
+from histostudy.errors import ConfigError, StudyError
 from histostudy.model_kinds import BAG_KINDS
 from histostudy.plan import make_plan, use_this_environment
-from histostudy.provenance import records
+from histostudy.provenance import behind, records
 from histostudy.studyfile import read_study_file
 
 
-def plan_study():
-    """The study of --configfile, or the default one; a bad one is a single line and exit code 2."""
-    files = [str(path) for path in workflow.configfiles]
+def configured():
+    """What the study says, and the file that its relative paths are relative to."""
+    files = [Path(path) for path in workflow.configfiles]
+    if MODULE:
+        check_module()
+        return dict(config), files[-1] if files else None
+    if files:
+        return dict(config), files[-1]
     # basedir is the root or workflow/, by which of the two Snakefiles was called
     home = next(
         folder for folder in (Path(workflow.basedir), Path(workflow.basedir).parent) if (folder / "config").is_dir()
     )
-    source = Path(files[-1]) if files else home / "config" / "config.yaml"
+    source = home / "config" / "config.yaml"
+    return {**read_study_file(source), **config}, source
+
+
+def check_module():
+    """Refuse to be part of a workflow that would move the results, or would not keep the records of them."""
+    mover = workflow.modifier.path_modifier
+    if mover.prefix or mover.modifies_prefixes:
+        raise ConfigError(
+            f"module {__name__}: the study's paths cannot have a prefix",
+            where=workflow.main_snakefile,
+            todo="leave out `prefix` and `replace_prefix`, and run in another folder (--directory)",
+        )
+    # Snakemake runs the handlers of the main Snakefile alone
+    lines = Path(workflow.main_snakefile).read_text(encoding="utf-8").splitlines()
+    if sum(f"{__name__}.save_records()" in line.partition("#")[0] for line in lines) < 2:
+        raise ConfigError(
+            f"module {__name__}: the records of how its results were made would not be kept",
+            where=workflow.main_snakefile,
+            todo=f"put `{__name__}.save_records()` under `onsuccess:` and again under `onerror:`",
+        )
+
+
+def plan_study():
+    """The study of --configfile or of the module's `config`, or the default one; a bad one is one line, exit code 2."""
     try:
-        overrides = dict(config) if files else {**read_study_file(source), **config}
+        overrides, source = configured()
         plan = make_plan(overrides, source, check=workflow.is_main_process)
         # jobs read this file again: only the process that plans may touch Snakemake's records
         if workflow.is_main_process:
@@ -37,9 +66,12 @@ def refuse_unrecorded():
     try:
         if workflow.is_main_process:
             outputs = [output for rule in workflow.rules for output in rule.output]
+            # of a workflow that this one is a module of, only what lies among the study's results
+            ours = tuple(prefix for prefixes in PLAN.layout.provenance.values() for prefix in prefixes)
             # git brings the summary alone to a clone, without records: it is made again
-            records.refuse_unrecorded(output for output in outputs if str(output) not in SUMMARY)
-            PLAN.hashes.save()
+            records.refuse_unrecorded(o for o in outputs if str(o).startswith(ours) and str(o) not in SUMMARY)
+            behind.check(map(Path, FOLDERS.values()), PLAN.n_shards)
+            PLAN.remember()
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -51,9 +83,15 @@ def save_records():
         records.save(file, prefixes, PLAN.hashes)
     PLAN.describe_run()
     PLAN.hashes.save()
+    try:
+        behind.check(map(Path, FOLDERS.values()), PLAN.n_shards)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
 
 
 use_this_environment()
+# part of another workflow, which gives the study as the module's `config`
+MODULE = not workflow.modifier.is_main_snakefile()
 PLAN = plan_study()
 STUDY = PLAN.study
 HOME = str(PLAN.layout.home)
@@ -129,7 +167,22 @@ def code_of_task(stage):
         "segmentation": {"train": "segment", "evaluate": "evaluate_segmentation"},
         "tile_classification": {"train": "train_tiles", "evaluate": "evaluate_tiles"},
     }
-    return lambda wildcards: PLAN.code(own.get(STUDY.task(wildcards.task).kind, {}).get(stage, stage))
+
+    def code(wildcards):
+        named = own.get(STUDY.task(wildcards.task).kind, {}).get(stage, stage)
+        # another model's network is no part of what trains this one
+        return PLAN.code(named, wildcards.model if named == "train" else None)
+
+    return code
+
+
+def memory(mb):
+    """What a job asks for: so many MB, and as many more with each retry.
+
+    Most jobs need less than their first request, which is what lets many share a node; one that a large slide or a long
+    table took beyond it was killed, and would be again for the same request.
+    """
+    return lambda wildcards, attempt: mb * attempt
 
 
 def gpus_of_model(wildcards):

@@ -15,7 +15,7 @@ rule embed_tiles:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         gpu=0 if STUDY.features.encoder == "builtin" else 1,
     params:
         study=PLAN.file,

@@ -17,7 +17,7 @@ if STUDY.cohort.simulate is not None:
             ENVIRONMENT
         threads: 8
         resources:
-            mem_mb=4000,
+            mem_mb=memory(4000),
         params:
             study=PLAN.file,
             settings=PLAN.simulation(),
@@ -42,7 +42,7 @@ if not PRECOMPUTED:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=lambda wildcards, attempt: 2000 * attempt,
+            mem_mb=memory(2000),
         params:
             study=PLAN.file,
             shards=PLAN.n_shards,
@@ -65,7 +65,7 @@ if not PRECOMPUTED:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=lambda wildcards, attempt: 4000 * attempt,
+            mem_mb=memory(4000),
         params:
             study=PLAN.file,
             shards=PLAN.n_shards,
@@ -90,7 +90,7 @@ if not PRECOMPUTED:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=lambda wildcards, attempt: 2000 * attempt,
+            mem_mb=memory(2000),
         params:
             study=PLAN.file,
             shards=PLAN.n_shards,
@@ -116,7 +116,7 @@ if not PRECOMPUTED:
                 ENVIRONMENT
             threads: STUDY.pretrain.threads
             resources:
-                mem_mb=16000,
+                mem_mb=memory(16000),
                 gpu=0 if STUDY.pretrain.device == "cpu" else STUDY.pretrain.processes,
             params:
                 study=PLAN.file,
@@ -149,7 +149,7 @@ if not PRECOMPUTED:
         # an encoder that takes its time has tiles read ahead for it; the bytes are the same
         threads: 1 if STUDY.features.encoder == "builtin" else 4
         resources:
-            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            mem_mb=memory(8000),
             gpu=0 if STUDY.features.encoder == "builtin" else 1,
         params:
             study=PLAN.file,
@@ -178,7 +178,7 @@ if not PRECOMPUTED:
                 ENVIRONMENT
             threads: 1
             resources:
-                mem_mb=lambda wildcards, attempt: 2000 * attempt,
+                mem_mb=memory(2000),
             params:
                 study=PLAN.file,
                 shards=PLAN.n_shards,
@@ -205,7 +205,7 @@ if not PRECOMPUTED:
                 ENVIRONMENT
             threads: 1
             resources:
-                mem_mb=lambda wildcards, attempt: 4000 * attempt,
+                mem_mb=memory(4000),
                 gpu=0 if STUDY.features.encoder == "builtin" else 1,
             params:
                 study=PLAN.file,
@@ -232,7 +232,7 @@ rule slides_table:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         study=PLAN.file,
         shards=PLAN.n_shards,
@@ -258,7 +258,7 @@ rule index:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
     params:
         study=PLAN.file,
         shards=PLAN.n_shards,

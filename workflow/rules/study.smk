@@ -15,7 +15,7 @@ rule cohort:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         study=PLAN.file,
         settings=PLAN.settings("cohort", "tasks", "modalities"),
@@ -39,7 +39,7 @@ rule split:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         study=PLAN.file,
         settings=PLAN.settings("splits", "seed"),
@@ -67,7 +67,7 @@ if BAGS:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=memory(4000),
         params:
             study=PLAN.file,
             settings=PLAN.settings("cohort", "features"),
@@ -94,7 +94,7 @@ rule train:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        mem_mb=memory(8000),
         gpu=gpus_of_model,
     params:
         study=PLAN.file,
@@ -122,7 +122,7 @@ rule evaluate:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
     params:
         study=PLAN.file,
         settings=PLAN.settings("compare", "seed", "tasks"),
@@ -150,7 +150,7 @@ if STUDY.sequence:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            mem_mb=memory(8000),
             gpu=gpus_of_model,
         params:
             study=PLAN.file,
@@ -175,7 +175,7 @@ if STUDY.sequence:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=memory(4000),
         params:
             study=PLAN.file,
             settings=PLAN.settings("compare", "seed", "tasks", "sequence"),
@@ -200,7 +200,7 @@ rule transfer:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=8000,
+        mem_mb=memory(8000),
     params:
         study=PLAN.file,
         settings=PLAN.settings("compare", "seed"),
@@ -227,7 +227,7 @@ if "stain" in STUDY.audit:
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            mem_mb=memory(8000),
             gpu=0 if STUDY.features.encoder == "builtin" else 1,
         params:
             study=PLAN.file,
@@ -254,7 +254,7 @@ rule overview:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
     params:
         study=PLAN.file,
         code=PLAN.code("overview"),
@@ -286,7 +286,7 @@ rule figures:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
     params:
         study=PLAN.file,
         code=PLAN.code("figures"),
@@ -308,7 +308,10 @@ rule report:
         audit=audits(),
         figures=rules.figures.output,
     output:
-        report(f"{HOME}/report.html", caption="../report/report.rst", category="Report", labels={"page": "whole study"}),
+        page=report(
+            f"{HOME}/report.html", caption="../report/report.rst", category="Report", labels={"page": "whole study"}
+        ),
+        reporting=PLAN.reporting,
     log:
         f"{LOGS}/report.log",
     benchmark:
@@ -317,7 +320,7 @@ rule report:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
     params:
         study=PLAN.file,
         code=PLAN.code("report"),
@@ -338,7 +341,7 @@ rule summary:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(1000),
     params:
         study=PLAN.file,
         code=PLAN.code("summary"),

@@ -11,7 +11,7 @@ rule train_tissue:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
     params:
         study=PLAN.file,
         settings=PLAN.settings("train_tissue", "seed"),

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histostudy.files import write_json
+from histostudy.files import sha256, write_json
 from histostudy.hashcache import HashCache
 from histostudy.provenance.records import read_records
+from histostudy.provenance.versions import LOCK
 
 if TYPE_CHECKING:
     from rocrate.rocrate import ROCrate
@@ -118,6 +119,11 @@ def write_crate(
         made.entity(f"#software/{package.replace(' ', '-')}", "SoftwareApplication", name=package, version=version)
         for package, version in sorted(software.items())
     ]
+    if LOCK.is_file():
+        digest = sha256(LOCK)
+        about = {"name": "requirements.lock", "sha256": digest, "contentSize": str(LOCK.stat().st_size)}
+        about["description"] = "name, version and SHA-256 of every distribution of the environment"
+        packages.append(made.entity(hash_uri(digest), "File", **about))
     main = made.entity(
         f"#{workflow.parent.name}/{workflow.name}", ["SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
         name="histostudy", programmingLanguage=_language(made), version=software.get("commit", "unknown"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histostudy.files import sha256
+from histostudy.provenance import environment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,8 @@ PACKAGES = (
     "histostudy", "snakemake", "torch", "timm", "transformers", "openslide-python", "openslide-bin", "numpy", "pandas",
     "scikit-image", "scikit-learn", "scikit-survival", "statsmodels", "matplotlib",
 )  # fmt: skip
-LOCK = Path(__file__).resolve().parents[3] / "envs" / "requirements.lock"
+#: The lock of the checkout that this code runs from; a package installed elsewhere has none.
+LOCK = Path(__file__).resolve().parents[3] / environment.LOCK
 
 
 def software() -> dict[str, str]:

@@ -96,6 +96,12 @@ class ReportContext:
         Names and versions.
     data : DataFrame, optional
         Files of the study: file, rows or size, sha256, ...
+    curves : mapping of str to mapping of str to DataFrame
+        By task, the tables behind its figures; of survival `cox` and `added` are told of.
+    follow_up : mapping of str to float
+        Median follow-up of a survival task, days.
+    encoders, layouts : sequence of str
+        Encoders that precomputed features name, and whose layout they have.
     """
 
     study: Mapping[str, Any]
@@ -118,3 +124,7 @@ class ReportContext:
     counts: Mapping[str, int] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)
     data: pd.DataFrame | None = None
+    curves: Mapping[str, Mapping[str, pd.DataFrame]] = field(default_factory=dict)
+    follow_up: Mapping[str, float] = field(default_factory=dict)
+    encoders: Sequence[str] = ()
+    layouts: Sequence[str] = ()

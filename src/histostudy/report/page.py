@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from histostudy.evaluation.comparison import MAIN_METRIC
 from histostudy.report.context import MEDIA, FigureItem, ReportContext
 from histostudy.report.continual import continual_table
+from histostudy.report.counts import counts_of, task_counts
 from histostudy.report.findings import CONTROLS, key_findings, main_rows, shown_model, what_it_is
 from histostudy.report.forest import forest_svg
 from histostudy.report.methods import drawn, has_slides, methods_paragraphs
@@ -24,6 +25,7 @@ from histostudy.report.numbers import (
     p_value,
 )
 from histostudy.report.overview import overview_table
+from histostudy.report.reporting import reporting_section
 from histostudy.report.stain import audit_rows, audit_warning
 from histostudy.report.tables import flow_boxes, plain_table, slide_table, splits_and_leakage, table_one
 from histostudy.report.tasks import is_null, null_note, power_note, task_text, unit_of
@@ -51,6 +53,11 @@ def render_report(context: ReportContext) -> str:
     str
         A whole HTML document without a reference to any other file or host. The same for the same context.
     """
+    return render_template("report.html.j2", _page(context))
+
+
+def render_template(name: str, page: Mapping[str, Any]) -> str:
+    """A page of a template of this folder: everything in it is escaped, and what is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -60,19 +67,19 @@ def render_report(context: ReportContext) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(page=_page(context)) + "\n"
+    return environment.get_template(name).render(page=page) + "\n"
 
 
 def _page(context: ReportContext) -> dict[str, Any]:
     """All that the template shows, as text and lists of text."""
     study = context.study
-    counts = _counts(context)
+    counts = counts_of(context)
     findings = context.findings
     if findings is None:
         findings = key_findings(study, context.metrics, context.comparison)
     methods = context.methods
     if methods is None:
-        methods = methods_paragraphs(study, counts, context.software, _task_counts(context))
+        methods = methods_paragraphs(study, counts, context.software, task_counts(context))
     tasks = [_task(task, context) for task in study.get("tasks") or []]
     names = [str(task["name"]) for task in study.get("tasks") or []]
     page: dict[str, Any] = {
@@ -94,6 +101,7 @@ def _page(context: ReportContext) -> dict[str, Any]:
         "figures": [_figure(f) for f in context.figures if f.task is None],
         "slides": slide_table(context) if context.slides is not None else None,
         "methods": list(methods),
+        "reporting": reporting_section(context),
         "software": sorted(context.software.items()),
         "data": plain_table(context.data) if context.data is not None else None,
         "study_text": _yaml(study),
@@ -114,39 +122,6 @@ def _overview(context: ReportContext) -> dict[str, Any] | None:
     if table is None or ranks is None or table["task"].nunique() < 2 or table["model"].nunique() < 3:
         return None
     return overview_table(table, ranks)
-
-
-def _counts(context: ReportContext) -> dict[str, int]:
-    """Patients, slides and tiles, from what is there."""
-    counts = dict(context.counts)
-    steps = (context.flow or {}).get("steps") or []
-    if steps:
-        counts.setdefault("slides_all", int(steps[0]["slides"]))
-        counts.setdefault("slides", int(steps[-1]["slides"]))
-        counts.setdefault("patients", int(steps[-1]["patients"]))
-    if context.slides is not None:
-        used = context.slides[context.slides["status"] == "ok"]
-        counts.setdefault("slides", len(used))
-        counts.setdefault("slides_all", len(context.slides))
-        if "patient_id" in used:
-            counts.setdefault("patients", int(used["patient_id"].nunique()))
-        if "n_tiles" in used:
-            counts.setdefault("tiles", int(used["n_tiles"].fillna(0).astype(int).sum()))
-    if folds := (context.leakage or {}).get("folds"):
-        counts.setdefault("folds", len({f["fold"] for f in folds}))
-    elif context.splits is not None:
-        counts.setdefault("folds", int(context.splits["fold"].nunique()))
-    counts.setdefault("once", int(bool(((context.leakage or {}).get("tested") or {}).get("once"))))
-    return counts
-
-
-def _task_counts(context: ReportContext) -> dict[str, dict[str, Any]]:
-    """Patients and events of each task: those of its metrics, else those of the flow."""
-    out = {name: dict(t) for name, t in ((context.flow or {}).get("tasks") or {}).items()}
-    for name, table in context.metrics.items():
-        if len(table) and "events" in table:
-            out.setdefault(name, {})["events"] = table["events"].iloc[0]
-    return out
 
 
 def _lead(study: Mapping[str, Any], counts: Mapping[str, int]) -> str:
@@ -267,9 +242,12 @@ def _genes(table: pd.DataFrame, reference: str | None, most: int = 50) -> dict[s
 
 
 def _figure(figure: FigureItem) -> dict[str, Any]:
-    data = base64.b64encode(figure.data).decode("ascii")
-    uri = f"data:{MEDIA[figure.kind]};base64,{data}"
-    return {"title": figure.title, "caption": figure.caption, "uri": uri, "wide": figure.wide}
+    return {"title": figure.title, "caption": figure.caption, "uri": figure_uri(figure), "wide": figure.wide}
+
+
+def figure_uri(figure: FigureItem) -> str:
+    """A figure as an address that holds its bytes."""
+    return f"data:{MEDIA[figure.kind]};base64,{base64.b64encode(figure.data).decode('ascii')}"
 
 
 def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -281,7 +259,8 @@ def _contents(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("results", "Results", page["tasks"]), ("sequence", "Tasks in sequence", page["sequence"]),
         ("stain", "Stain", page["stain"]),
         ("figures", "Figures", page["figures"]), ("slides", "Slides", page["slides"]),
-        ("methods", "Methods", page["methods"]),
+        ("methods", "Methods", page["methods"]), ("reporting", "Reporting", page["reporting"]),
+        ("references", "References", page["reporting"]["references"]),
         ("versions", "Versions", page["software"] or page["data"]), ("config", "Configuration", True),
     ]  # fmt: skip
     return [(anchor, name) for anchor, name, there in sections if there]

@@ -225,6 +225,10 @@ class Slide(ABC):
         """What the decoder can divide a level by, at most `step`."""
         return 1
 
+    def _rows(self, level: int, y: int, height: int, shrink: int) -> np.ndarray:
+        """Whole rows of a level that the decoder divides by `shrink`, in pixels of what it gives."""
+        return self.read_level(level, 0, y, self.level_dimensions[level][0], height)
+
     def thumbnail(self, mpp: float) -> tuple[np.ndarray, float]:
         """The whole slide at `mpp`, or at its own scale where that is coarser.
 
@@ -237,11 +241,17 @@ class Slide(ABC):
         rgb = self.shrunk(max(1.0, mpp / self.mpp))
         return rgb, self.mpp * self.width_px0 / rgb.shape[1]
 
-    def shrunk(self, downsample: float) -> np.ndarray:
+    def shrunk(self, downsample: float, *, fast_scale: bool = False) -> np.ndarray:
         """The whole slide, `downsample` level-0 pixels to one.
 
-        Where the level to read is larger than `BAND_PIXELS` it is read in bands that are averaged over whole
-        pixels first and brought to scale after, so that memory stays bounded.
+        Where what is to be read is larger than `BAND_PIXELS` it is read in bands that are averaged over whole pixels
+        first and brought to scale after, so that memory stays bounded.
+
+        Parameters
+        ----------
+        downsample : float
+        fast_scale : bool
+            Let the decoder shrink as far as it can, as in `read_tiles`: to look at, not to measure on.
         """
         width = max(1, round(self.width_px0 / downsample))
         height = max(1, round(self.height_px0 / downsample))
@@ -249,11 +259,13 @@ class Slide(ABC):
         level = self.level_for(exact)
         level_width, level_height = self.level_dimensions[level]
         step = max(1.0, level_width / width)
+        shrink = self._fast_shrink(level, step) if fast_scale else 1
+        level_width, level_height, step = -(-level_width // shrink), -(-level_height // shrink), step / shrink
         k = 1 if level_width * level_height <= BAND_PIXELS else math.floor(step)
         rows = max(k, BAND_PIXELS // max(1, level_width) // k * k)
         bands = []
         for y in range(0, level_height, rows):
-            band = self.read_level(level, 0, y, level_width, min(rows, level_height - y))
+            band = self._rows(level, y, min(rows, level_height - y), shrink)
             bands.append(block_mean(band, k))
         reduced = bands[0] if len(bands) == 1 else np.concatenate(bands)
         return shrink_to(reduced, step / k, width, height)

@@ -221,6 +221,25 @@ class NativeSlide(Slide):
         at = self._levels[level]
         return next((k for k in DECODER_SCALES if k <= step and at.tile_w % k == at.tile_h % k == 0), 1)
 
+    def _rows(self, level: int, y: int, height: int, shrink: int) -> np.ndarray:
+        at = self._levels[level]
+        tw, th = at.tile_w // shrink, at.tile_h // shrink
+        out = np.empty((height, -(-at.width // shrink), 3), np.uint8)
+        scratch = cached((th, tw, 3))
+        for row in range(y // th, (y + height - 1) // th + 1):
+            top, bottom = max(y, row * th), min(y + height, (row + 1) * th)
+            indices = range(row * at.columns, (row + 1) * at.columns)
+            for column, data in enumerate(self._stored(at, indices)):
+                self._decode(level, indices[column], data, scratch, shrink)
+                part = out[top - y : bottom - y, column * tw : (column + 1) * tw]
+                part[:] = scratch[top - row * th : bottom - row * th, : part.shape[1]]
+        # a last pixel that is in part of what lies beyond the level takes its neighbour's colour
+        if at.width % shrink and out.shape[1] > 1:
+            out[:, -1] = out[:, -2]
+        if at.height % shrink and (y + height) * shrink > at.height and height > 1:
+            out[-1] = out[-2]
+        return out
+
     def read_batches(
         self, xy_px0: np.ndarray, size_px: int, mpp: float, batch_size: int, *, workers: int = 0,
         fast_scale: bool = False,

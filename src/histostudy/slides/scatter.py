@@ -26,8 +26,8 @@ from histostudy.slides.resample import is_crop, resample
 RUN = 8
 #: Tiles looked ahead at least, so that stored tiles can be taken in the order of the file.
 GROUP = 32
-#: Tiles made ahead by threads, beyond the batch that is asked for.
-AHEAD = 256
+#: Tiles made ahead by threads, beyond the batch that is asked for: by each of them, and at most.
+AHEAD_EACH, AHEAD = 48, 256
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Scatter:
         """The tiles, uint8 (n, size_px, size_px, 3), with `workers` threads that decode ahead (0: none)."""
         count, made = len(self._corners), 0
         with pool(workers) if workers > 0 else nullcontext() as executor:
-            ahead = AHEAD if workers > 0 else 0
+            ahead = min(AHEAD_EACH * workers, AHEAD)
             for number, first in enumerate(range(0, count, self.batch_size)):
                 last = min(first + self.batch_size, count)
                 while made < min(last + ahead, count):

@@ -114,7 +114,7 @@ def _inspect(row: Mapping[str, Any], facts: dict[str, Any], out_dir: Path) -> tu
                 "mpp_metadata": slide.mpp_metadata,
                 "objective_power": slide.objective_power,
             }
-            thumbnail = slide.shrunk(max(1.0, max(slide.level_dimensions[0]) / THUMBNAIL_PX))
+            thumbnail = slide.shrunk(max(1.0, max(slide.level_dimensions[0]) / THUMBNAIL_PX), fast_scale=True)
             name = f"thumbnails/{row['slide_id']}.jpg"
             write_jpeg(out_dir / name, thumbnail)
             check_brightfield(thumbnail, slide.properties)

@@ -143,7 +143,7 @@ def _balance(outcome: Outcome, parts: dict[str, set[str]]) -> dict[str, Any]:
     """Patients with the outcome in each part, and its classes, events or mean."""
     out = {}
     for part, people in parts.items():
-        member = np.isin(outcome.patient_ids, np.array(sorted(people), dtype=object))
+        member = np.array([patient in people for patient in outcome.patient_ids], dtype=bool)
         counts: dict[str, Any] = {"n": int(member.sum())}
         if outcome.classes:
             counts |= {c: int((outcome.y[member] == k).sum()) for k, c in enumerate(outcome.classes)}

@@ -41,7 +41,8 @@ def strata_of(patient_ids: Sequence[str], outcomes: Sequence[Outcome], folds: in
     columns: list[np.ndarray] = []
     names: list[str] = []
     for outcome in outcomes:
-        have = np.isin(ids, outcome.patient_ids)
+        known = set(outcome.patient_ids)  # numpy's isin compares objects one with another
+        have = np.array([patient in known for patient in ids], dtype=bool)
         rows = outcome.rows(ids[have])
         for name, members in _strata(outcome, folds):
             column = np.zeros(len(ids), dtype=bool)

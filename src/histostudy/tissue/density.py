@@ -7,6 +7,8 @@ is a surface fitted to the slide, so that a pink, grey, stitched or graded backg
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -38,10 +40,8 @@ def odd(um: float, mpp: float, least: int = 3) -> int:
     return max(least, 2 * int(um / mpp / 2) + 1)
 
 
-def optical_density(rgb: Image) -> Density:
-    """Decadic optical density, (H, W, 3), of an 8-bit image against 255."""
-    table = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
-    return np.asarray(cv2.LUT(rgb, table), np.float32)
+#: Decadic optical density of each grey level against 255; not increasing, and 0 for 255.
+TABLE = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 
 
 def densest(density: Density) -> Density:
@@ -73,7 +73,7 @@ class Relative:
     Attributes
     ----------
     density : ndarray of float32, (H, W, 3)
-        Not negative; zero on the background.
+        Not negative; zero on the background. Each channel lies by itself in memory.
     background : ndarray of bool, (H, W)
         Pixels the background was estimated from; none where the image shows no background.
     has_background : bool
@@ -98,41 +98,85 @@ def relative_density(rgb: Image, mpp: float) -> Relative:
     mpp : float
         Micrometres per pixel.
     """
-    od = optical_density(rgb)
-    sd = local_sd(od[..., 1], odd(40, mpp))
-    limit = float(np.clip(3 * np.percentile(sd, 10), *SMOOTH_SD))
-    smooth = (sd < limit) & (densest(od) < MAX_BACKGROUND)
-    if smooth.mean() >= MIN_BACKGROUND_SHARE:
-        green = od[..., 1]
-        bright = smooth & (green <= np.percentile(green[smooth], 25))
-        reference = np.median(od[bright], axis=0)
+    planes = [np.asarray(plane, np.uint8) for plane in cv2.split(rgb)]
+    green = planes[1]
+    sd = local_sd(np.asarray(cv2.LUT(green, TABLE), np.float32), odd(40, mpp))
+    palest_level = int(np.argmax(TABLE < MAX_BACKGROUND))
+    smooth = (sd < _smooth_limit(sd)) & (cv2.min(cv2.min(planes[0], green), planes[2]) >= palest_level)
+    least = MIN_BACKGROUND_SHARE * smooth.size
+    if np.count_nonzero(smooth) >= least:
+        # 256 grey levels: what is asked of their densities is read off histograms of them
+        bright = smooth & (green >= _at_rank(_histogram(green, smooth), 0.25)[0])
+        reference = np.array([_median(plane, bright) for plane in planes])
         if chroma(reference[None, None])[0, 0] > MAX_BACKGROUND_CHROMA:
             smooth[:] = False
         else:
-            smooth &= densest(od - reference) < MAX_ABOVE_BRIGHT
-    if smooth.mean() < MIN_BACKGROUND_SHARE:
-        glass = np.minimum(np.percentile(od, 0.5, axis=(0, 1)), GLASS).astype(np.float32)
-        return Relative(np.maximum(od - glass, 0), np.zeros(smooth.shape, bool), False)
-    surface = _surface(od, smooth, mpp)
-    return Relative(np.maximum(od - surface, 0), smooth, True)
+            lows = np.argmax(TABLE - reference[:, None] < MAX_ABOVE_BRIGHT, axis=1)
+            for plane, low in zip(planes, lows, strict=True):
+                smooth &= plane >= low
+    density = np.empty((3, *smooth.shape), np.float32)
+    has_background = np.count_nonzero(smooth) >= least
+    if has_background:
+        for plane, surface, out in zip(planes, _surfaces(planes, smooth, mpp), density, strict=True):
+            np.subtract(cv2.LUT(plane, TABLE), surface, out=out)
+            np.maximum(out, 0, out=out)
+    else:
+        smooth[:] = False
+        for plane, out in zip(planes, density, strict=True):
+            dense, pale = _at_rank(_histogram(plane), 0.005)
+            glass = min(float(TABLE[[dense, pale]].mean()), GLASS)
+            cv2.LUT(plane, np.maximum(TABLE - np.float32(glass), 0), dst=out)
+    return Relative(density.transpose(1, 2, 0), smooth, has_background)
 
 
-def _surface(od: Density, where: BoolMask, mpp: float) -> Density:
-    """Smooth surface, (H, W, 3), through the pixels of `od` at `where`."""
+def _smooth_limit(sd: Density) -> float:
+    """Three times what the smoothest tenth of an image has, within `SMOOTH_SD`."""
+    low, high = (limit / 3 for limit in SMOOTH_SD)
+    rank = 0.1 * (sd.size - 1)
+    if np.count_nonzero(sd < low) > rank + 1:  # spares the sorting of a picture that is mostly glass
+        return SMOOTH_SD[0]
+    return float(np.clip(3 * np.percentile(sd, 10), *SMOOTH_SD))
+
+
+def _histogram(plane: Image, where: BoolMask | None = None) -> NDArray[np.int64]:
+    mask = None if where is None else where.view(np.uint8)
+    return np.asarray(cv2.calcHist([plane], [0], mask, [256], [0, 256])).astype(np.int64).ravel()
+
+
+def _at_rank(counts: NDArray[np.int64], share: float) -> tuple[int, int]:
+    """Grey levels of the pixels just before and just after a share of the pixels, the palest first."""
+    upto = np.cumsum(counts[::-1])
+    rank = share * (int(upto[-1]) - 1)
+    first, last = np.searchsorted(upto, [math.floor(rank), math.ceil(rank)], side="right")
+    return 255 - int(first), 255 - int(last)
+
+
+def _median(plane: Image, where: BoolMask) -> np.float32:
+    """Median density of the pixels at `where`."""
+    return TABLE[list(_at_rank(_histogram(plane, where), 0.5))].mean()
+
+
+def _surfaces(planes: Sequence[Image], where: BoolMask, mpp: float) -> list[Density]:
+    """Smooth surface, (H, W), through the densities of each channel at `where`."""
     height, width = where.shape
     shrink = max(1, round(100 / mpp))
     small = (max(1, -(-width // shrink)), max(1, -(-height // shrink)))
-    weight = cv2.resize(where.astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    total = cv2.resize(od * where[..., None], small, interpolation=cv2.INTER_AREA)
-    estimate = np.broadcast_to(np.median(od[where], axis=0), total.shape).astype(np.float32)
     cell = mpp * width / small[0]
-    for sigma_um in (4800, 1200, 300):
-        sigma = max(0.5, sigma_um / cell)
-        border = cv2.BORDER_REFLECT
-        w = cv2.GaussianBlur(weight, (0, 0), sigma, borderType=border)[..., None]
-        v = cv2.GaussianBlur(total, (0, 0), sigma, borderType=border).reshape(total.shape)
-        estimate = (v + 0.02 * estimate) / (w + 0.02)
-    return np.asarray(cv2.resize(estimate, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def smoothed(image: Density) -> list[Density]:
+        sigmas = (max(0.5, um / cell) for um in (4800, 1200, 300))
+        return [cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT) for sigma in sigmas]
+
+    weights = smoothed(cv2.resize(where.astype(np.float32), small, interpolation=cv2.INTER_AREA))
+    found = []
+    for plane in planes:
+        there = cv2.LUT(np.where(where, plane, np.uint8(255)), TABLE)
+        totals = smoothed(cv2.resize(there, small, interpolation=cv2.INTER_AREA))
+        estimate = np.full(small[::-1], _median(plane, where))
+        for w, v in zip(weights, totals, strict=True):
+            estimate = (v + 0.02 * estimate) / (w + 0.02)
+        found.append(cv2.resize(estimate, (width, height), interpolation=cv2.INTER_LINEAR))
+    return found
 
 
 def chroma(density: Density) -> Density:

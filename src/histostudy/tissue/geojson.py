@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histostudy.errors import TableError
+from histostudy.tissue.mask import bounds, reading_order
 from histostudy.tissue.registry import BoolMask
 
 if TYPE_CHECKING:
@@ -52,12 +53,13 @@ def polygons_of(mask: BoolMask, scale: tuple[float, float] = (1.0, 1.0), simplif
     from shapely import Polygon, affinity, make_valid
     from skimage.measure import find_contours
 
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    names, first = np.unique(labels, return_index=True)
     found: list[Polygon] = []
-    for name in names[np.argsort(first)]:
-        if name == 0:
-            continue
+    down, across = bounds(mask)
+    mask = mask[down, across]
+    if not mask.size:
+        return found
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    for name in reading_order(labels):
         x, y, w, h, _ = boxes[name]
         crop = np.pad((labels[y : y + h, x : x + w] == name).astype(np.float32), 1)
         rings = [r[:, ::-1] for r in find_contours(crop, 0.5, fully_connected="low")]
@@ -65,7 +67,7 @@ def polygons_of(mask: BoolMask, scale: tuple[float, float] = (1.0, 1.0), simplif
         shape = Polygon(rings[0], rings[1:])
         simple = shape.simplify(simplify_px, preserve_topology=True) if simplify_px else shape
         # pixel (0, 0) of the padded crop has its centre at (x - 0.5, y - 0.5) of the mask's edges
-        shift = ((x - 0.5) * scale[0], (y - 0.5) * scale[1])
+        shift = ((x + across.start - 0.5) * scale[0], (y + down.start - 0.5) * scale[1])
         placed = affinity.affine_transform(simple, [scale[0], 0, 0, scale[1], *shift])
         found.extend(_parts(make_valid(placed)))
     return found

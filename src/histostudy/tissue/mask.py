@@ -10,21 +10,35 @@ from histostudy.tissue.density import odd
 from histostudy.tissue.registry import BoolMask
 
 
+def bounds(mask: BoolMask) -> tuple[slice, slice]:
+    """Rows and columns between which all of a mask lies: a slide is mostly glass."""
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return slice(y, y + height), slice(x, x + width)
+
+
 def drop_small(mask: BoolMask, least_px: float) -> BoolMask:
     """`mask` without its 4-connected pieces of fewer than `least_px` pixels."""
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    keep = stats[:, cv2.CC_STAT_AREA] >= least_px
-    keep[0] = False
-    return keep[labels] if n > 1 else np.zeros(mask.shape, bool)
+    out = np.zeros(mask.shape, bool)
+    box = bounds(mask)
+    if (part := mask[box]).size:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(part.astype(np.uint8), connectivity=4)
+        keep = stats[:, cv2.CC_STAT_AREA] >= least_px
+        keep[0] = False
+        out[box] = keep[labels]
+    return out
 
 
 def fill_small(mask: BoolMask, below_px: float) -> BoolMask:
     """`mask` with its holes of fewer than `below_px` pixels filled; a gap open to the border is no hole."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=8)
-    x, y, w, h, area = stats.T
-    fill = (area < below_px) & (x > 0) & (y > 0) & (x + w < mask.shape[1]) & (y + h < mask.shape[0])
-    fill[0] = False
-    return mask | fill[labels]
+    out = mask.copy()
+    part = out[bounds(mask)]  # what reaches its edge reaches the border
+    if part.size:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats((~part).astype(np.uint8), connectivity=8)
+        x, y, w, h, area = stats.T
+        fill = (area < below_px) & (x > 0) & (y > 0) & (x + w < part.shape[1]) & (y + h < part.shape[0])
+        fill[0] = False
+        part |= fill[labels]
+    return out
 
 
 def clean(
@@ -68,16 +82,27 @@ def sections(mask: BoolMask, mpp: float, gap_um: float = 300.0) -> tuple[NDArray
     """
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd(gap_um, mpp),) * 2)
     pad = disk.shape[0]
-    wide = cv2.copyMakeBorder(mask.astype(np.uint8), pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
-    _, joined = cv2.connectedComponents(cv2.dilate(wide, disk), connectivity=8)
-    return in_reading_order(np.where(mask, joined[pad:-pad, pad:-pad], 0))
+    labels = np.zeros(mask.shape, np.int32)
+    box = bounds(mask)
+    if (part := mask[box]).size:
+        wide = cv2.copyMakeBorder(part.astype(np.uint8), pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
+        _, joined = cv2.connectedComponents(cv2.dilate(wide, disk), connectivity=8)
+        labels[box] = np.where(part, joined[pad:-pad, pad:-pad], 0)
+    return in_reading_order(labels)
+
+
+def reading_order(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The labels above 0, by their first pixel."""
+    flat = labels.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))  # of runs: few, where pixels are many
+    found, first = np.unique(flat[starts], return_index=True)
+    ordered = found[np.argsort(first)]
+    return ordered[ordered > 0]
 
 
 def in_reading_order(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
     """The same sections, numbered from 1 by their first pixel, and how many they are; 0 stays 0."""
-    found, first = np.unique(labels, return_index=True)
-    ordered = found[np.argsort(first)]
-    ordered = ordered[ordered > 0]
+    ordered = reading_order(labels)
     number = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
     number[ordered] = np.arange(1, len(ordered) + 1)
     return number[labels], len(ordered)

@@ -7,6 +7,8 @@ class are handled: a field without background (a cut-out region) is all tissue, 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 
@@ -44,10 +46,12 @@ def otsu(
     Segmentation
     """
     size = min(odd(median_um, mpp), 255)
-    hsv = np.asarray(cv2.cvtColor(cv2.medianBlur(rgb, size), cv2.COLOR_RGB2HSV), np.uint8)
-    saturation = hsv[..., 1]
-    pen = find_pen(relative_density(rgb, mpp).density, mpp)
-    judged = saturation[~pen] if exclude_pen and not pen.all() else saturation.ravel()
+    with ThreadPoolExecutor(1) as thread:  # the median takes as long as the pen, and OpenCV does it in one thread
+        smoothed = thread.submit(cv2.medianBlur, rgb, size)
+        pen = find_pen(relative_density(rgb, mpp).density, mpp)
+        hsv = cv2.cvtColor(smoothed.result(), cv2.COLOR_RGB2HSV)
+    saturation = np.asarray(cv2.extractChannel(hsv, 1), np.uint8)
+    judged = saturation[~pen] if exclude_pen and pen.any() and not pen.all() else saturation.ravel()
     if threshold is None:
         threshold = _threshold(judged)
     tissue = saturation > threshold
@@ -56,8 +60,8 @@ def otsu(
 
 def _threshold(saturation: Image) -> int:
     """Otsu's threshold, -1 where all is tissue, and never below what noise on glass reaches."""
-    found, _ = cv2.threshold(np.ascontiguousarray(saturation).reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
-    paler = saturation[saturation <= found]
-    if paler.size and paler.mean() > ALL_TISSUE:
+    found, _ = cv2.threshold(saturation.reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
+    paler = np.bincount(saturation, minlength=256)[: int(found) + 1]
+    if paler.any() and np.average(np.arange(len(paler)), weights=paler) > ALL_TISSUE:
         return -1
     return max(int(found), LEAST_SATURATION)

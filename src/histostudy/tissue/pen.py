@@ -12,7 +12,7 @@ green 0.25 to 0.75; red pen of HistoQC's example: 0.06 to 0.34 and 0.66 to 0.86.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -24,27 +24,57 @@ from histostudy.tissue.registry import BoolMask
 COLOURS = ("red", "green", "blue", "black")
 #: Summed density below which colour is not to be judged.
 LEAST = 0.25
+#: Least blue over green of red ink: fields of eosin and blood alone reach 0.63.
+B_RED = 0.64
 
 
-def _rules(density: Density) -> Mapping[str, tuple[BoolMask, BoolMask]]:
-    """Strict and loose mask of each colour."""
-    total = summed(density)
-    green = density[..., 1] + 1e-3
-    r, b = density[..., 0] / green, density[..., 2] / green
-    grey = (densest(density) - palest(density)) / (total + 1e-3)
-    seen = total > LEAST
-    usual = min(float(np.median(b[seen])), 0.62) if seen.any() else 0.62
-    b_red = max(0.64, usual + 0.09)  # fields of eosin and blood alone reach 0.63
-    dark = (total > 1.5) & (b > 0.72)
-    return {
-        "red": (
-            seen & (r < 0.2) & (b > b_red) & (total > 0.5),
-            seen & (((r < 0.4) & (b > b_red - 0.02)) | dark),
-        ),
-        "green": (seen & (r > 1.6) & (b > 0.7), seen & (((r > 1.05) & (b > 0.72)) | (r > 1.4))),
-        "blue": (seen & (r > 1.45), seen & ((r > 1.28) | ((r > 1.15) & (total > 0.6)))),
-        "black": ((total > 0.9) & (grey < 0.06), (total > 0.4) & (grey < 0.1)),
-    }
+class _Rules:
+    """Strict and loose mask of each colour, none made before it is asked for."""
+
+    def __init__(self, density: Density) -> None:
+        self.red, self.green, self.blue = density[..., 0], density[..., 1] + 1e-3, density[..., 2]
+        self.total = summed(density)
+        self.r, self.b = self.red / self.green, self.blue / self.green
+        self.seen = self.total > LEAST
+        self._density = density
+
+    @cached_property
+    def b_red(self) -> float:
+        """Blue over green from which red may be ink."""
+        usual = min(float(np.median(self.b[self.seen])), 0.62) if self.seen.any() else 0.62
+        return max(B_RED, usual + 0.09)
+
+    @cached_property
+    def grey(self) -> Density:
+        return (densest(self._density) - palest(self._density)) / (self.total + 1e-3)
+
+    def strict(self, colour: str, least_px: float) -> BoolMask | None:
+        """None where it has fewer than `least_px` pixels."""
+        match colour:
+            case "red":
+                found = self.seen & (self.r < 0.2) & (self.total > 0.5) & (self.b > B_RED)
+                if np.count_nonzero(found) >= least_px:
+                    found &= self.b > self.b_red
+            case "green":
+                found = self.seen & (self.r > 1.6) & (self.b > 0.7)
+            case "blue":
+                found = self.seen & (self.r > 1.45)
+            case _:
+                found = (self.total > 0.9) & (self.grey < 0.06)
+        return found if np.count_nonzero(found) >= max(1, least_px) else None
+
+    def loose(self, colour: str) -> BoolMask:
+        r, b, total, seen = self.r, self.b, self.total, self.seen
+        match colour:
+            case "red":
+                dark = (total > 1.5) & (b > 0.72)
+                return seen & (((r < 0.4) & (b > self.b_red - 0.02)) | dark)
+            case "green":
+                return seen & (((r > 1.05) & (b > 0.72)) | (r > 1.4))
+            case "blue":
+                return seen & ((r > 1.28) | ((r > 1.15) & (total > 0.6)))
+            case _:
+                return (total > 0.4) & (self.grey < 0.1)
 
 
 def find_pen(
@@ -71,13 +101,16 @@ def find_pen(
         if colour not in COLOURS:
             raise ConfigError(f"unknown pen colour {colour!r}", todo=f"known: {', '.join(COLOURS)}")
     found = np.zeros(density.shape[:2], bool)
-    rules = _rules(np.asarray(cv2.medianBlur(density, 3), np.float32) if min(found.shape) > 3 else density)
+    if min(found.shape) > 3:
+        planes = [cv2.medianBlur(np.ascontiguousarray(density[..., k]), 3) for k in range(3)]
+        density = np.stack(planes).transpose(1, 2, 0)  # each channel by itself in memory
+    rules = _Rules(density)
     bridge = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd(40, mpp),) * 2)
     for colour in colours:
-        strict, loose = rules[colour]
-        loose = loose | strict
-        if not strict.any():
+        strict = rules.strict(colour, min_area_um2 / 2 / mpp**2)
+        if strict is None:  # no seed can be large enough
             continue
+        loose = rules.loose(colour) | strict
         joined = cv2.morphologyEx(loose.astype(np.uint8), cv2.MORPH_CLOSE, bridge)
         n, labels = cv2.connectedComponents(joined, connectivity=8)
         seeds = np.bincount(labels[strict], minlength=n) * mpp**2

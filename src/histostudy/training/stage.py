@@ -12,6 +12,7 @@ from histostudy.codeversion import code_version
 from histostudy.errors import ModelError
 from histostudy.files import digest_of, sha256, write_table
 from histostudy.log import progress
+from histostudy.model_kinds import aggregators_of
 from histostudy.seeds import derive_seed
 from histostudy.study import CONTROLS
 from histostudy.tasks import EVALUATED_ONLY
@@ -257,7 +258,7 @@ def _context(
     """All that every run of a model depends on, but its patients and sources."""
     control = model in CONTROLS
     context: dict[str, Any] = {
-        "code": code_version(__name__),
+        "code": code_version(__name__, aggregators=aggregators_of(study.models, model)),
         "seed": study.seed,
         "task": outcome.task.model_dump(mode="json", exclude=EVALUATED_ONLY | {"table"}),
         "model": model if control else [model, study.models[model].model_dump(mode="json")],

@@ -112,6 +112,20 @@ class Versioned:
         """The tag of a version: ``study/<name>/<version>``."""
         return f"study/{self.name}/{version}"
 
+    def existing(self, version: str) -> str:
+        """The tag of a version that was released.
+
+        Raises
+        ------
+        ReleaseError
+            If there is none, with those there are.
+        """
+        tags = self.call("git", "tag", "--list", self.tag("*")).split()
+        if self.tag(version) not in tags:
+            known = ", ".join(tag.rpartition("/")[2] for tag in tags)
+            raise ReleaseError(f"no version {version} of {self.name}", todo=f"known: {known or 'none'}")
+        return self.tag(version)
+
 
 def release(name: str, version: str, root: Path = Path()) -> str:
     """Pin a version of a study: its data, results and models in DVC's remote, the rest in git.
@@ -183,10 +197,7 @@ def restore(name: str, version: str, root: Path = Path(), into: Path | None = No
         If there is no such version, the tree is dirty, the data are not in the remote, or something is left to do.
     """
     one = Versioned(name, root)
-    tag = one.tag(version)
-    if not one.call("git", "tag", "--list", tag).strip():
-        known = one.call("git", "tag", "--list", one.tag("*")).split()
-        raise ReleaseError(f"no version {version} of {name}", todo=f"known: {', '.join(known) or 'none'}")
+    tag = one.existing(version)
     if into is None:
         if changed := one.changed():
             raise ReleaseError(f"{len(changed)} file(s) are not committed", where=changed[0], todo="commit them first")

@@ -22,8 +22,12 @@ WIDE = frozenset({
 })  # fmt: skip
 
 
+#: Feature files of another tool that are asked for their encoder, spread over the cohort.
+ASKED = 16
+
+
 def write_report(study_file: Path) -> None:
-    """Write ``report.html`` of a study."""
+    """Write ``report.html`` of a study, and the files of ``reporting`` beside it."""
     import pandas as pd
 
     from histostudy.figures import FIGURES
@@ -32,7 +36,9 @@ def write_report(study_file: Path) -> None:
     from histostudy.provenance import versions
     from histostudy.report.context import FigureItem, ReportContext
     from histostudy.report.page import render_report
+    from histostudy.report.reporting import reporting_files
     from histostudy.verbs.figures import planned_figures
+    from histostudy.verbs.planted import read_tables
 
     study = load_study(study_file)
     layout = Layout(study)
@@ -58,6 +64,7 @@ def write_report(study_file: Path) -> None:
         if isinstance(name, str) and name and (layout.slides / name).is_file():
             thumbnails[row["slide_id"]] = _small(layout.slides / name)
     metrics = tables("metrics")
+    encoders, layouts = _stated(study, slides)
     context = ReportContext(
         study=resolve(study),
         flow=read_json(home / "cohort_flow.json"),
@@ -76,8 +83,48 @@ def write_report(study_file: Path) -> None:
         planted=_planted(study, layout, metrics) if study.cohort.simulate else None,
         software=versions.software(),
         data=versions.data([Path(path) for path in Plan(study, layout).data_files]),
+        curves={task.name: read_tables(layout.curves(task.name)) for task in study.tasks if task.kind == "survival"},
+        follow_up=_follow_up(study, layout),
+        encoders=encoders,
+        layouts=layouts,
     )
+    for name, text in reporting_files(context).items():
+        write_text(layout.reporting / name, text)
     write_text(home / "report.html", render_report(context))
+
+
+def _stated(study: Study, slides: pd.DataFrame | None) -> tuple[list[str], list[str]]:
+    """Encoders that another tool's feature files name, and whose layouts they have; of our own features none."""
+    from histostudy.features.layouts import read_header
+
+    if study.features.precomputed is None or study.cohort.simulate is not None or slides is None:
+        return [], []
+    good = slides[slides["status"] == "ok"].sort_values("slide_id")
+    encoders: dict[str, None] = {}
+    for row in good.iloc[:: max(1, len(good) // ASKED)].to_dict("records"):
+        if Path(row["path"]).is_file():
+            name = read_header(row["path"], row["layout"]).identity.get("encoder")
+            encoders |= dict.fromkeys([str(name)] if name else [])
+    return sorted(encoders), sorted(set(good["layout"].astype(str)))
+
+
+def _follow_up(study: Study, layout: Layout) -> dict[str, float]:
+    """Median follow-up of each survival task, days: of the time to censoring, an event ending it (Schemper 1996)."""
+    import pandas as pd
+    from sksurv.nonparametric import kaplan_meier_estimator
+
+    found = {}
+    for task in study.tasks:
+        path = layout.predictions(task.name, "prior")
+        if task.kind != "survival" or not path.is_file():
+            continue
+        rows = pd.read_parquet(path, columns=["patient_id", "time", "event"]).drop_duplicates("patient_id")
+        if rows["event"].astype(bool).all():
+            continue
+        days, still = kaplan_meier_estimator(~rows["event"].astype(bool).to_numpy(), rows["time"].to_numpy())
+        if (still <= 0.5).any():
+            found[task.name] = float(days[still <= 0.5][0])
+    return found
 
 
 def _planted(study: Study, layout: Layout, metrics: dict[str, pd.DataFrame]) -> pd.DataFrame:

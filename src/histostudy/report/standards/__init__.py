@@ -1,0 +1,1 @@
+"""Reporting standards: TRIPOD+AI and REMARK, filled with what a run knows."""
