@@ -4,10 +4,11 @@
 
 Tissue, tiles of 224 px at the slide's own scale, and features of each tile, on HER2ST-C2, C3 and C4 of the shared data
 ($HISTOSTUDY_SHARED, or ../shared/data), with a cheap encoder (the mean colour) and a real one (the MobileNetV1 of the
-shared weights, in torch). Each way runs in a process of its own, twice, of which the second counts; all ways take
-turns, and the best of the rounds counts. Ways: `histostudy`, the stages of a study with their checks, thumbnail, indexes
-and records; `histostudy_slide`, the same functions on a slide that is opened once, without those; `openslide`, which is OpenSlide and PIL tile by tile, as
-CLAM and STAMP read; and `lazyslide`, `tiatoolbox` and `hs2p`, where the Python that has it is named, such as
+shared weights, in torch; `--encoders colour` for one of them). Each way runs in a process of its own, twice, of which
+the second counts; all ways take turns, and the best of the rounds counts. Ways: `histostudy`, the stages of a study
+with their checks, thumbnail, indexes and records; `histostudy_slide`, the same functions on a slide opened once,
+without those; `openslide`, which is OpenSlide and PIL tile by tile, as CLAM and STAMP read; and `lazyslide`,
+`tiatoolbox` and `hs2p`, where the Python that has it is named, such as
 
     python -m venv FOLDER && FOLDER/bin/pip install lazyslide
     python benchmarks/preprocess.py --python lazyslide=FOLDER/bin/python
@@ -97,12 +98,13 @@ def main() -> None:
             for way, r in best.items():
                 after = r["megapixels"] / (r["seconds"] - r["finding"])
                 say(
-                    f"  {way:11} {r['tiles']:5.0f} tiles in {r['seconds']:6.2f} s: {r['tiles'] / r['seconds']:6.0f} "
-                    f"tiles/s {r['megapixels'] / r['seconds']:6.1f} MP/s, {r['megapixels'] / r['cpu']:6.1f} a second of a core, peak memory {r['mb']:5.0f} MB; "
-                    f"tissue and tiles {r['finding']:.2f} s, then {after:6.1f} MP/s"
+                    f"  {way:16} {r['tiles']:5.0f} tiles in {r['seconds']:6.2f} s: {r['tiles'] / r['seconds']:6.0f} "
+                    f"tiles/s {r['megapixels'] / r['seconds']:6.1f} MP/s, {r['megapixels'] / r['cpu']:6.1f} a second "
+                    f"of a core, peak memory {r['mb']:5.0f} MB; tissue and tiles {r['finding']:.2f} s, "
+                    f"then {after:6.1f} MP/s"
                 )
             for way, complaint in failed.items():
-                say(f"  {way:11} failed: {complaint}")
+                say(f"  {way:16} failed: {complaint}")
             others = {way: r for way, r in best.items() if way not in OURS}
             rate = {way: r["megapixels"] / r["seconds"] for way, r in best.items()}
             work = {way: r["megapixels"] / r["cpu"] for way, r in best.items()}
@@ -111,10 +113,10 @@ def main() -> None:
                 if way in OURS:
                     top = max(others, key=rate.__getitem__)
                     endings.append(
-                        f"{slide.stem}, {encoder}, {way}: {rate[way] / rate[top]:.1f} times the best other ({top}) in "
-                        f"megapixels, {work[way] / max(work[o] for o in others):.1f} times the best by the core's time, "
-                        f"{best[way]['mb'] / others[top]['mb']:.2f} of its memory; from tiles to vectors alone "
-                        f"{then[way] / max(then[o] for o in others):.1f} times the best"
+                        f"{slide.stem}, {encoder}, {way}: {rate[way] / rate[top]:.1f} times the best other ({top}) "
+                        f"in megapixels, {work[way] / max(work[o] for o in others):.1f} times the best by the "
+                        f"core's time, {best[way]['mb'] / others[top]['mb']:.2f} of its memory; from tiles to "
+                        f"vectors alone {then[way] / max(then[o] for o in others):.1f} times the best"
                     )
     for line in endings:
         say(line)

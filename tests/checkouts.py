@@ -106,8 +106,9 @@ class Checkout:
         return self.run("dvc", "status")
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every result."""
-        files = sorted(path for path in (self.folder / "results").rglob("*") if path.is_file())
+        """SHA-256 of every result; DVC's notes for git are none."""
+        found = (path for path in (self.folder / "results").rglob("*") if path.name != ".gitignore")
+        files = sorted(path for path in found if path.is_file())
         return {str(p.relative_to(self.folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
     @contextmanager

@@ -96,7 +96,7 @@ class Cluster:
         self.wait(lambda: _ask("sinfo", "--noheader", "--format=%t").strip() in ("idle", "mix", "alloc"))
 
     def lose_node(self) -> None:
-        """Let the node and all that runs on it vanish, as in a power cut."""
+        """Let the node and all that runs on it vanish, as in a power cut, and wait until the controller misses it."""
         listed = [line.split()[0] for line in _ask("scontrol", "listpids").splitlines()[1:]]
         victims = set()
         for job in (psutil.Process(int(word)) for word in listed if word.isdigit() and psutil.pid_exists(int(word))):
@@ -106,6 +106,7 @@ class Cluster:
         for victim in victims:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
+        self.wait(lambda: "down" in _ask("sinfo", "--noheader", "--format=%t"), 180)
 
     def wait(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait for something to come true.
@@ -193,6 +194,7 @@ def _configure(folder: Path) -> None:
         "JobAcctGatherParams": "OverMemoryKill", "AccountingStorageType": "accounting_storage/none",
         "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
         "SlurmdParameters": "config_overrides", "ReturnToService": 2, "MinJobAge": 300, "KillWait": 2,
+        "SlurmdTimeout": 30,
         "GresTypes": "gpu",
         "TaskProlog": folder / "began", "TaskEpilog": folder / "ended",
         # as large as a small node is, whatever this machine is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +95,48 @@ def test_code_version_sees_code_and_not_comments(tmp_path: Path, monkeypatch: py
     assert _version_of(code.replace("return X", "return -X"), tmp_path, monkeypatch) != first
     (tmp_path / "helper.py").write_text("X = 2\n")
     assert _version_of(code, tmp_path, monkeypatch) != first, "a changed import changes what imports it"
+
+
+@pytest.fixture
+def _parsed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """A working directory without parsed modules; forgets, when called, what this process knows of them."""
+    caches = (codeversion._known, codeversion._parsed, codeversion.code_version)
+
+    def forget() -> None:
+        for function in caches:
+            function.cache_clear()
+        codeversion._USED.clear()
+
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    forget()
+    yield forget
+    forget()
+
+
+def test_kept_modules_say_the_same_and_only_changed_ones_are_parsed(
+    _parsed_anew: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "helper.py").write_text("X = 1\n")
+    (tmp_path / "stage.py").write_text("from histostudy.helper import X\n\nY = X\n")
+    monkeypatch.setattr(codeversion, "ROOT", tmp_path)
+    first = codeversion.code_version("histostudy.stage")
+    codeversion.keep()
+    parsed: list[bytes] = []
+    parse = codeversion._parse
+    monkeypatch.setattr(codeversion, "_parse", lambda source: parsed.append(source) or parse(source))
+    _parsed_anew()
+    assert codeversion.code_version("histostudy.stage") == first and parsed == []
+    # the same size and, as far as a checkout goes, the same time: the content counts
+    (tmp_path / "helper.py").write_text("X = 2\n")
+    _parsed_anew()
+    assert codeversion.code_version("histostudy.stage") != first and parsed == [b"X = 2\n"]
+    for damage in ("", "[]", codeversion.KEPT.read_text().replace('"by": "', '"by": "another ')):
+        codeversion.KEPT.write_text(damage)
+        parsed.clear()
+        _parsed_anew()
+        codeversion.code_version("histostudy.stage")
+        assert len(parsed) == 2, f"what was kept by {damage[:20]!r} was believed"
 
 
 def test_a_model_file_is_not_part_of_the_embedding() -> None:

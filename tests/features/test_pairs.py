@@ -73,6 +73,27 @@ def test_pairs_are_of_the_tiles_and_changes_that_they_name(cohort: Cohort, tmp_p
     np.testing.assert_array_equal(read["augmented"].reshape(10, -1), Builtin(1.0).encode(np.stack(changed)))
 
 
+def test_pairs_are_of_the_pixels_that_the_features_are_of(tmp_path: Path, cohort: Cohort) -> None:
+    """Those of a decoder that shrinks, where the study says so."""
+    for k, path in enumerate(cohort[0]["path"]):
+        image = np.random.default_rng(k).integers(0, 256, (512, 640, 3), np.uint8)
+        tifffile.imwrite(
+            path, image, tile=(256, 256), photometric="ycbcr", subsampling=(2, 2), compression="jpeg",
+            resolution=(1e4 / MPP, 1e4 / MPP), resolutionunit="CENTIMETER",
+        )  # fmt: skip
+    fast = TILES.model_copy(update={"jpeg_scale": "fast"})
+    made = {}
+    for name, tiles in (("exact", TILES), ("fast", fast)):
+        pair_slides(*cohort, BUILTIN, tiles, FEW, tmp_path / name)
+        made[name] = read_pairs(tmp_path / name / "s0.h5")
+    assert made["fast"][1]["pairs"] == made["exact"][1]["pairs"] | {"jpeg_scale": "fast"}
+    assert (made["fast"][0]["features"] != made["exact"][0]["features"]).any()
+    coords = made["fast"][0]["coords"]
+    with open_slide(cohort[0]["path"][0], mpp=MPP) as slide:
+        tiles = np.stack(list(slide.read_tiles(coords, 64, 1.0, fast_scale=True)))
+    np.testing.assert_array_equal(made["fast"][0]["features"], Builtin(1.0).encode(tiles))
+
+
 def test_pairs_that_hold_are_kept(cohort: Cohort, tmp_path: Path) -> None:
     out = tmp_path / "pairs"
     index, first = paired(cohort, out), times(out)

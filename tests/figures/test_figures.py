@@ -17,6 +17,7 @@ import samples
 
 from histostudy.figures import FIGURES
 from histostudy.figures.attention_map import rank_raster
+from histostudy.figures.contact_sheet import shown_of
 from histostudy.figures.feature_pca import pca_table
 from histostudy.figures.style import OKABE_ITO, appearance, save_figure, shorten, spread, with_interval
 
@@ -89,6 +90,13 @@ def test_attention_lands_on_its_tile() -> None:
     heat = rank_raster(table, (30, 20), 0.1, 100.0)
     assert heat[5, 5] == 0.25 and heat[25, 15] == 0.75
     assert np.isnan(heat[5, 15]) and np.isfinite(heat).sum() == 200
+
+
+def test_a_sheet_shows_those_left_out_first_and_needs_no_other_images() -> None:
+    table = pd.DataFrame({"slide_id": [f"s{i}" for i in range(100)], "status": "ok"})
+    table.loc[[70, 90], "status"] = "failed"
+    assert shown_of(table)["slide_id"].tolist() == ["s70", "s90", *(f"s{i}" for i in range(46))]
+    assert shown_of(table, 1)["slide_id"].tolist() == ["s70"]
 
 
 def test_pca_agrees_with_scikit_learn() -> None:

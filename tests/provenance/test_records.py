@@ -153,3 +153,61 @@ def test_names_longer_than_a_file_name_may_be(tmp_path: Path) -> None:
     path = records.record_path("results/" + "x" * 400)
     assert all(len(part) <= 255 for part in path.parts)
     assert path.parent.name.startswith("@")
+
+
+def test_a_temporary_output_is_not_missed(finished: Path, tmp_path: Path) -> None:
+    here = tmp_path / "temporary"
+    here.mkdir()
+    (here / "in.txt").write_text("data\n")
+    (here / "Snakefile").write_text(SNAKEFILE.replace('output: "results/a.txt"', 'output: temp("results/a.txt")'))
+    assert _run(here).returncode == 0
+    assert not (here / "results/a.txt").exists()
+    lines = [json.loads(line)["target"] for line in (here / "results/provenance.jsonl").read_text().splitlines()]
+    assert lines == ["results/b.txt"]
+    elsewhere = _copy(here, tmp_path / "elsewhere")
+    # it cannot be asked whether the newer file it was made of is the same: it is made again, and nothing is stale
+    assert _jobs(_run(elsewhere, "-n")) == {"a", "b"}
+    os.utime(elsewhere / "in.txt", (0.9e9, 0.9e9))
+    assert _jobs(_run(elsewhere, "-n")) == set()
+    (elsewhere / "in.txt").write_text("other\n")
+    assert _jobs(_run(elsewhere, "-n")) == {"a", "b"}
+    assert _run(elsewhere).returncode == 0
+    assert (elsewhere / "results/b.txt").read_text() == "one other\n"
+
+
+def test_a_folder_as_an_output_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "in.txt").write_text("data\n")
+    (folder / "Snakefile").write_text(SNAKEFILE.replace('output: "results/a.txt"', 'output: directory("results/a")'))
+    done = _run(folder, "-n")
+    assert done.returncode != 0
+    assert "a folder cannot be the output of a rule" in done.stdout + done.stderr
+
+
+class _Named(str):
+    """An output with wildcards that takes every file it is asked about."""
+
+    def match(self, target: str) -> bool:
+        return target.startswith("results/")
+
+
+@pytest.mark.slow
+def test_more_than_ten_thousand_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    names = [f"results/{i:05d}.txt" for i in range(12_000)]
+    for name in names:
+        Path(name).write_text(name)
+        path = records.record_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"record_format_version": records.FORMAT, "code": "cat", "rule": name[-9:-4]}))
+    file = Path("results/provenance.jsonl")
+    assert records.save(file, ["results/"], HashCache()) == len(names)
+    shutil.rmtree(".snakemake")
+    Path(names[7]).write_text("tampered")
+    assert records.restore(file, HashCache()) == len(names) - 1
+    record = json.loads(records.record_path(names[-1]).read_text())
+    assert record["rule"] == "11999"
+    with pytest.raises(StudyError, match=r"results/00007.txt: 1 result\(s\) have no record"):
+        records.refuse_unrecorded([_Named("results/{name}.txt")])

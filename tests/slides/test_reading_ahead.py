@@ -115,6 +115,24 @@ def test_the_fast_scale_is_near_the_mean(slide_path: Path, mpp, k) -> None:
         assert (next(slide.read_tiles(np.array([[920, 0]]), side, mpp, fast_scale=True)) == 255).all()
 
 
+@pytest.mark.parametrize("pixels", [1 << 26, 30_000])
+@pytest.mark.parametrize("downsample", [1.5, 2.0, 3.3, 7.9, 9.0])
+def test_the_whole_slide_at_the_fast_scale_is_near_the_exact_one(
+    slide_path: Path, downsample: float, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece and in bands; as large, and to the slide's edges as well."""
+    monkeypatch.setattr("histostudy.slides.base.BAND_PIXELS", pixels)
+    with open_slide(slide_path) as slide:
+        exact = slide.shrunk(downsample)
+        fast = slide.shrunk(downsample, fast_scale=True)
+    assert fast.shape == exact.shape == (round(700 / downsample), round(900 / downsample), 3)
+    apart = np.abs(fast.astype(int) - exact)
+    if downsample < 2:
+        assert not apart.any()
+    assert apart.mean() < 2 and (apart > 40).mean() < 0.01
+    assert apart[-1].mean() < 15 and apart[:, -1].mean() < 15  # colour bleeds from padding
+
+
 def test_the_fast_scale_decodes_smaller_and_needs_room(slide_path: Path) -> None:
     with open_slide(slide_path) as slide:
         shrinks = [slide._reading(LATTICE, 32, mpp, True).shrink for mpp in (0.5, 0.99, 1.0, 1.9, 2.0, 3.9, 4.0, 9.0)]

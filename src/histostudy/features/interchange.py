@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histostudy.errors import FeatureError
 from histostudy.features.layouts import detect, parts_of
-from histostudy.features.readers import READERS, Parts, nowhere, opened, ours
+from histostudy.features.readers import nowhere, opened, ours
 from histostudy.features.store import check_finite
 
 if TYPE_CHECKING:
@@ -179,25 +178,6 @@ def _foreign(file: h5py.File) -> bool:
     return "identity" in file.attrs and ours(file.attrs, "identity") is None
 
 
-class _Unsigned(dict[str, Any]):
-    """What a file holds, less an attribute ``identity`` that is another tool's."""
-
-    def __init__(self, file: h5py.File) -> None:
-        super().__init__(file)
-        self.filename, self.attrs = file.filename, {k: v for k, v in file.attrs.items() if k != "identity"}
-
-
-@contextmanager
-def _parts(path: Path, layout: str, encoder: str | None) -> Iterator[Parts]:
-    """`parts_of`, for files with an identity of another tool too."""
-    with opened(path) as file:
-        if layout == "plain" and _foreign(file):
-            yield READERS[layout](cast("h5py.File", _Unsigned(file)), path, encoder)
-            return
-    with parts_of(path, layout, encoder) as parts:
-        yield parts
-
-
 def read_exchange(
     path: str | Path,
     layout: str = "auto",
@@ -236,7 +216,7 @@ def read_exchange(
             facts = _facts(file, path, layout)
             if not any(name in file for name in ("features", "feats", "patch_embeddings")):
                 return _settled(Exchange(slide_id, path, layout, facts, None, _places(file, path)), mpp, allow, file)
-        with _parts(path, layout, encoder) as parts:
+        with parts_of(path, layout, encoder) as parts:
             vectors, places, header = np.asarray(parts.vectors[:]), parts.coords, parts.header
             check_finite(vectors, path)
             facts = replace(facts, encoder=str(header.identity.get("encoder") or "") or facts.encoder)

@@ -13,6 +13,7 @@ import numpy as np
 from histostudy.codeversion import code_version
 from histostudy.encoders.augment import augment, sample
 from histostudy.encoders.registry import encoder_identity, load_encoder
+from histostudy.features.embed import Reader
 from histostudy.features.pairs import PairSettings, write_pairs
 from histostudy.features.staining import NormalisedSource, load_normaliser, stain_identity
 from histostudy.seeds import derive_seed
@@ -99,10 +100,11 @@ class _Work:
         """Identity that all slides share."""
         stain = {} if self.normaliser is None else {"stain": stain_identity(self.normaliser, self.device)}
         made = encoder_identity(self.features, self.tiles.mpp, self.device, self.tiles.size)
+        fast = {"jpeg_scale": "fast"} if self.tiles.jpeg_scale == "fast" else {}
         return made | {
             "mpp_requested": self.tiles.mpp, "tile_px": self.tiles.size, "intensity": float(self.settings.intensity),
             "tiles": self.settings.tiles, "versions": self.settings.versions,
-            "pairs_code": code_version("histostudy.features.pairing"), **stain,
+            "pairs_code": code_version("histostudy.features.pairing"), **stain, **fast,
         }  # fmt: skip
 
     def identity_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,9 +119,10 @@ class _Work:
         seed = derive_seed(0, "pairs", row["slide_id"])
         coords = read_tiles(self.tiles_dir / row["tiles_file"]).coords
         with open_slide(row["path"], mpp=row["mpp"]) as slide:
-            source: TileSource = slide
+            # the pixels that the study's features are of, those of a decoder that shrinks too
+            source: TileSource = Reader(slide, fast_scale=self.tiles.jpeg_scale == "fast")
             if self.normaliser is not None:
-                source = NormalisedSource(slide, self.normaliser, coords, self.tiles, self.device)
+                source = NormalisedSource(source, self.normaliser, coords, self.tiles, self.device)
             arrays = draw_pairs(source, coords, self.encoder, self.tiles, self.settings, seed)
         name = f"{row['slide_id']}.h5"
         write_pairs(self.out_dir / name, arrays, self.identity_of(row))

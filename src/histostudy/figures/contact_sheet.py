@@ -19,6 +19,17 @@ TONES = {"tissue": style.OKABE_ITO[2], "pen": style.OKABE_ITO[1]}
 PER_ROW = 6
 #: Thumbnails are drawn at most this wide, px: a sheet of a hundred slides stays a few megabytes.
 SIDE_PX = 320
+#: Largest number of slides shown.
+MOST = 48
+
+
+def shown_of(table: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
+    """Rows of the slides that a sheet shows, so that nobody reads the images of ten thousand others.
+
+    Those left out come first, so that none of them is cut off.
+    """
+    bad = table["status"] != "ok"
+    return pd.concat([table[bad], table[~bad]]).head(most)
 
 
 @figure(
@@ -33,9 +44,9 @@ def contact_sheet(
     *,
     thumbnails: Mapping[str, np.ndarray],
     outlines: Mapping[str, Sequence[tuple[str, np.ndarray]]],
-    most: int = 48,
+    most: int = MOST,
 ) -> Figure:
-    """Draw a sheet of slides; those left out come first, so that none of them is cut off.
+    """Draw a sheet of slides, those of `shown_of`.
 
     Parameters
     ----------
@@ -49,8 +60,7 @@ def contact_sheet(
         Largest number of slides shown.
     """
     bad = table["status"] != "ok"
-    table = pd.concat([table[bad], table[~bad]])
-    shown = table.head(most)
+    shown = shown_of(table, most)
     columns = min(PER_ROW, max(len(shown), 1))
     rows = max(math.ceil(len(shown) / columns), 1)
     with style.style():

@@ -1,4 +1,4 @@
-"""The attention-driven downsampler of PackMIL (Fang et al., arXiv 2509.20923): in training tiles are joined."""
+"""The attention-driven downsampler of PackMIL (Tang et al., arXiv 2509.20923): in training tiles are joined."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def nll_loss(logits: Tensor, interval: Tensor, event: Tensor, alpha: float = 0.0
     """Negative log-likelihood of discrete-time survival, the mean over patients.
 
     With hazards h_k = sigmoid(logits_k) and S_k = prod_{j <= k} (1 - h_j), a patient with an event in interval y
-    adds -log S_{y-1} - log h_y and a censored one -(1 - alpha) log S_y (Zadeh and Schmid, IEEE TPAMI 2020).
+    adds -log S_{y-1} - log h_y and a censored one -(1 - alpha) log S_y (Zadeh and Schmid, IEEE TPAMI 2021).
     Computed by log-sigmoids, so it needs no clamping.
 
     Parameters

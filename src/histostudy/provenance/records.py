@@ -134,8 +134,16 @@ def refuse_unrecorded(outputs: Iterable[Output]) -> None:
     Raises
     ------
     StudyError
-        If a declared output exists of which there is no record, nor a mark that it was being made.
+        If a declared output exists of which there is no record, nor a mark that it was being made; or if one is a
+        folder, whose content Snakemake has no checksum of.
     """
+    outputs = list(outputs)
+    if folders := [str(output) for output in outputs if getattr(output, "is_directory", False)]:
+        raise StudyError(
+            "a folder cannot be the output of a rule: a copy of it would never hold",
+            where=folders[0],
+            todo="declare the files in it, or an index with their checksums",
+        )
     here = existing(outputs)
     lost = [f for f in here if not record_path(f).exists() and not record_path(f, "incomplete").exists()]
     if lost:

@@ -20,14 +20,16 @@ PACKAGES = (
     "histostudy", "snakemake", "torch", "timm", "transformers", "openslide-python", "openslide-bin", "numpy", "pandas",
     "scikit-image", "scikit-learn", "scikit-survival", "statsmodels", "matplotlib",
 )  # fmt: skip
-#: The lock of the checkout that this code runs from; a package installed elsewhere has none.
-LOCK = Path(__file__).resolve().parents[3] / environment.LOCK
+#: The checkout that this code runs from, its lock and its code; a package installed elsewhere has none.
+HOME = Path(__file__).resolve().parents[3]
+LOCK = HOME / environment.LOCK
+CODE = ("Snakefile", "workflow", "src", "envs")
 
 
 def software() -> dict[str, str]:
     """Names and versions of the packages, of Python and of the system; the lock's hash; the commit.
 
-    The commit is left out where the package is not in a git checkout.
+    The commit, the last of the code, is left out where the package is not in a git checkout.
     """
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for name in PACKAGES:
@@ -43,13 +45,22 @@ def software() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Short hash of the checkout's commit, marked where tracked files differ from it."""
-    command = ["git", "-C", str(LOCK.parents[1]), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    """The last commit that changed the code (12 digits), marked where tracked files of the code differ from it.
+
+    Not the checkout's newest: the one that keeps a study's own lock comes after its run, and would make another page.
+    """
+    if not (said := _git("log", "-1", "--format=%H", "--", *CODE)):
         return None
-    return done.stdout.strip() or None
+    return said[:12] + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", "--", *CODE) else "")
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the checkout that this code runs from; nothing where there is none."""
+    try:
+        done = subprocess.run(["git", "-C", str(HOME), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def data(paths: Iterable[Path]) -> pd.DataFrame:

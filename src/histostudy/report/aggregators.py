@@ -16,7 +16,7 @@ AGGREGATORS: dict[str, str] = {
     "self_vit_mil": "the aggregator of Self-ViT-MIL, DSMIL with linear queries and values (Gul et al., SPIE Medical "
     "Imaging 2022)",
     "dtfd": "DTFD-MIL, two tiers of attention over pseudo-bags (Zhang et al., CVPR 2022)",
-    "ilra": "ILRA-MIL, tiles re-embedded through a few latent vectors (Xiang and Zhang, ICLR 2023)",
+    "ilra": "ILRA-MIL, tiles re-embedded through a few latent vectors (Xiang et al., ICLR 2023)",
     "otsurv": "OTSurv, tiles carried to learned prototypes by partial optimal transport (Ren et al., MICCAI 2025)",
     "panther": "PANTHER, a Gaussian mixture of the tiles around the cohort's prototypes (Song et al., CVPR 2024)",
     "token_merging": "size-aware token merging before gated attention (our reading of PathoHR, 2025; ToMe, Bolya et "

@@ -118,7 +118,7 @@ def _pages(entry: Entry) -> str:
 
 
 def _authors(entry: Entry) -> str:
-    """`Ilse`, `Xiang and Zhang`, `Lu et al.`; organisations as they are."""
+    """`Ilse`, `Xu and Chen`, `Lu et al.`; organisations as they are."""
     names = entry.fields.get("author", "").split(" and ")
     short = [n.strip("{}") if n.startswith("{") else n.split(",")[0] for n in names if n != "others"]
     if len(names) > 2 or "others" in names:

@@ -54,7 +54,7 @@ ENCODERS: dict[str, Keys] = {
     "builtin_cnn": ("howard2017mobilenets",), "mobilenet_v1": ("howard2017mobilenets",),
     "mobilenet_v1_depths": ("howard2017mobilenets",), "pretrained": (), "resnet50": ("he2016resnet",),
     "uni": ("chen2024uni",), "uni2_h": ("chen2024uni",), "phikon": ("filiot2023phikon",),
-    "phikon_v2": ("filiot2024phikonv2",), "h_optimus_0": ("bioptimus2024hoptimus0",),
+    "phikon_v2": ("filiot2024phikonv2",), "h_optimus_0": ("saillard2024hoptimus0",),
     "h_optimus_1": ("bioptimus2025hoptimus1",), "h0_mini": ("filiot2025h0mini",), "h0_mini_cls": ("filiot2025h0mini",),
     "virchow": ("vorontsov2024virchow",), "virchow2": ("zimmermann2024virchow2",), "gigapath": ("xu2024gigapath",),
     "hibou_l": ("nechaev2024hibou",), "hibou_b": ("nechaev2024hibou",), "midnight": ("karasikov2025midnight",),

@@ -302,7 +302,7 @@ def _survival_loss(model: Spec) -> str:
         case _:
             alpha = f", censored patients weighing {number(1 - t['alpha'], 2)}" if t.get("alpha") else ""
             return (
-                f"the discrete-time likelihood (Zadeh and Schmid, IEEE TPAMI 2020) over {t.get('bins', 4)} intervals "
+                f"the discrete-time likelihood (Zadeh and Schmid, IEEE TPAMI 2021) over {t.get('bins', 4)} intervals "
                 f"at quantiles of the training part's event times{alpha}"
             )
 

@@ -27,7 +27,7 @@ RUN = 8
 #: Tiles looked ahead at least, so that stored tiles can be taken in the order of the file.
 GROUP = 32
 #: Tiles made ahead by threads, beyond the batch that is asked for: by each of them, and at most.
-AHEAD_EACH, AHEAD = 48, 256
+AHEAD_EACH, AHEAD = GROUP, 256
 
 
 @dataclass(frozen=True)

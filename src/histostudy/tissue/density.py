@@ -115,7 +115,7 @@ def relative_density(rgb: Image, mpp: float) -> Relative:
             for plane, low in zip(planes, lows, strict=True):
                 smooth &= plane >= low
     density = np.empty((3, *smooth.shape), np.float32)
-    has_background = np.count_nonzero(smooth) >= least
+    has_background = bool(np.count_nonzero(smooth) >= least)
     if has_background:
         for plane, surface, out in zip(planes, _surfaces(planes, smooth, mpp), density, strict=True):
             np.subtract(cv2.LUT(plane, TABLE), surface, out=out)
@@ -163,19 +163,22 @@ def _surfaces(planes: Sequence[Image], where: BoolMask, mpp: float) -> list[Dens
     small = (max(1, -(-width // shrink)), max(1, -(-height // shrink)))
     cell = mpp * width / small[0]
 
-    def smoothed(image: Density) -> list[Density]:
+    def smoothed(full: NDArray[np.floating]) -> list[Density]:
+        image = cv2.resize(full, small, interpolation=cv2.INTER_AREA)
         sigmas = (max(0.5, um / cell) for um in (4800, 1200, 300))
-        return [cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT) for sigma in sigmas]
+        blurred = (cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT) for sigma in sigmas)
+        return [np.asarray(one, np.float32) for one in blurred]
 
-    weights = smoothed(cv2.resize(where.astype(np.float32), small, interpolation=cv2.INTER_AREA))
+    weights = smoothed(where.astype(np.float32))
     found = []
     for plane in planes:
         there = cv2.LUT(np.where(where, plane, np.uint8(255)), TABLE)
-        totals = smoothed(cv2.resize(there, small, interpolation=cv2.INTER_AREA))
+        totals = smoothed(np.asarray(there, np.float32))
         estimate = np.full(small[::-1], _median(plane, where))
         for w, v in zip(weights, totals, strict=True):
             estimate = (v + 0.02 * estimate) / (w + 0.02)
-        found.append(cv2.resize(estimate, (width, height), interpolation=cv2.INTER_LINEAR))
+        grown = cv2.resize(estimate, (width, height), interpolation=cv2.INTER_LINEAR)
+        found.append(np.asarray(grown, np.float32))
     return found
 
 

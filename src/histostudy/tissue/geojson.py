@@ -59,7 +59,7 @@ def polygons_of(mask: BoolMask, scale: tuple[float, float] = (1.0, 1.0), simplif
     if not mask.size:
         return found
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    for name in reading_order(labels):
+    for name in reading_order(np.asarray(labels, np.int32)):
         x, y, w, h, _ = boxes[name]
         crop = np.pad((labels[y : y + h, x : x + w] == name).astype(np.float32), 1)
         rings = [r[:, ::-1] for r in find_contours(crop, 0.5, fully_connected="low")]

@@ -102,8 +102,10 @@ def find_pen(
             raise ConfigError(f"unknown pen colour {colour!r}", todo=f"known: {', '.join(COLOURS)}")
     found = np.zeros(density.shape[:2], bool)
     if min(found.shape) > 3:
-        planes = [cv2.medianBlur(np.ascontiguousarray(density[..., k]), 3) for k in range(3)]
-        density = np.stack(planes).transpose(1, 2, 0)  # each channel by itself in memory
+        smoothed = np.empty((3, *found.shape), np.float32)  # each channel by itself in memory
+        for k in range(3):
+            smoothed[k] = cv2.medianBlur(np.ascontiguousarray(density[..., k]), 3)
+        density = smoothed.transpose(1, 2, 0)
     rules = _Rules(density)
     bridge = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd(40, mpp),) * 2)
     for colour in colours:

@@ -20,6 +20,12 @@ READ_AT_ONCE_BYTES = 2 << 30
 #: What was found good lies here, by study: beside Snakemake's own records, in no result.
 CHECKED = Path(".snakemake") / "histostudy" / "checked"
 
+#: Aggregators of tiles that build from their defaults: a model that says no more needs no torch to be found good, which
+#: takes more memory than planning twenty thousand slides.
+PLAIN = frozenset(
+    ("abmil", "clam_mb", "clam_sb", "dsmil", "dtfd", "ilra", "mambamil", "max", "mean", "rrt", "transmil", "wikg")
+)
+
 
 def check_in_another_process(study: Study, layout: Layout, code: str) -> None:
     """Run `check_study` where it may import torch, once for the same settings, files and code.
@@ -109,8 +115,15 @@ def check_study(study: Study, layout: Layout) -> None:
     segment(glass, study.tissue.working_mpp, study.tissue.method, study.tissue.options, study.tissue.checkpoint)
 
 
+def is_plain(model: Model) -> bool:
+    """Whether a model is an aggregator of `PLAIN` and nothing else, however it is trained."""
+    return model.aggregator in PLAIN and model == Model(aggregator=model.aggregator, training=model.training)
+
+
 def _check_model(study: Study, model: Model) -> None:
     """Build what a model names, on one made-up column of each of its modalities."""
+    if study.has_slides and is_plain(model):
+        return
     from histostudy.features.pairs import PairSettings
     from histostudy.models.batch import Modality
     from histostudy.models.heads import head_kind

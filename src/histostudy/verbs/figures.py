@@ -250,11 +250,13 @@ class _Artist:
 
     def contact_sheet(self, draw: Any) -> Figure:
         """Thumbnails with the outlines of tissue and pen."""
+        from histostudy.figures.contact_sheet import shown_of
         from histostudy.tissue.geojson import read_geojson
 
         index = self.tables.features
+        shown = shown_of(index)
         outlines = {}
-        for slide in index.loc[index["tissue_area_um2"].notna(), "slide_id"]:
+        for slide in shown.loc[shown["tissue_area_um2"].notna(), "slide_id"]:
             path = self.layout.tissue / f"{slide}.geojson"
             outlines[slide] = [
                 (kind, np.asarray(ring.coords))
@@ -262,8 +264,8 @@ class _Artist:
                 for polygon in read_geojson(path, kind)
                 for ring in (polygon.exterior, *polygon.interiors)
             ]
-        shown = {s: image for s in index["slide_id"] if (image := self._thumbnail(s)) is not None}
-        return draw(index, thumbnails=shown, outlines=outlines)
+        thumbnails = {s: image for s in shown["slide_id"] if (image := self._thumbnail(s)) is not None}
+        return draw(index, thumbnails=thumbnails, outlines=outlines)
 
     def feature_pca(self, draw: Any) -> Figure:
         """Means of the patients' tiles, coloured by site and by the first label."""

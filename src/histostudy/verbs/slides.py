@@ -89,7 +89,7 @@ def embed_shard(study_file: Path, shard: tuple[int, int], threads: int = 1) -> N
     tiles = _needed(layout.shard(layout.tiles, number))
     index = embed_slides(
         slides, tiles, layout.tiles, study.features, study.tiles, layout.features, device=device_of(study.features),
-        workers=threads - 1,
+        workers=threads,
     )  # fmt: skip
     write_table(path, index)
 

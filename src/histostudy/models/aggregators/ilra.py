@@ -1,4 +1,4 @@
-"""ILRA-MIL: tiles re-embedded through a few latent vectors (Xiang and Zhang, ICLR 2023)."""
+"""ILRA-MIL: tiles re-embedded through a few latent vectors (Xiang et al., ICLR 2023)."""
 
 from __future__ import annotations
 

@@ -92,10 +92,13 @@ class Facts:
         return "; ".join(f"{task['name']} ({task['kind']}): {task_text(task)}" for task in mine)
 
     def flow(self) -> str:
-        """Each step of the flow with what it left out and why."""
+        """The steps of the flow that left something out, with what and why, and the first and the last."""
         steps = []
         kinds = ("patients", "slides") if self.slides else ("patients",)
-        for step in (self.context.flow or {}).get("steps") or []:
+        given = (self.context.flow or {}).get("steps") or []
+        for number, step in enumerate(given):
+            if 0 < number < len(given) - 1 and not step.get("excluded"):
+                continue
             text = f"{step['step']}: {count(step['patients'], 'patient')}"
             if self.slides:
                 text += f", {count(step['slides'], 'slide')}"
@@ -103,6 +106,7 @@ class Facts:
             for one in step.get("excluded") or []:
                 of = [count(one[k], k[:-1]) for k in kinds if known(one.get(k))]
                 out.append(f"{one['reason']}: {', '.join(of)}")
+            text += " remain" if number else ""
             steps.append(text + (f" (left out: {'; '.join(out)})" if out else ""))
         return f"{'; '.join(steps)}." if steps else ""
 

@@ -1,4 +1,4 @@
-"""The parts of PackMIL (Fang et al., arXiv 2509.20923): splitting bags in two, hyperslides, and what their label is.
+"""The parts of PackMIL (Tang et al., arXiv 2509.20923): splitting bags in two, hyperslides, and what their label is.
 
 A hyperslide is a bag made of the residual tokens of several patients. Its patients are its members, and a member
 counts by its tokens.

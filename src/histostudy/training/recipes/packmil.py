@@ -1,4 +1,4 @@
-"""PackMIL (Fang et al., arXiv 2509.20923): part of a bag is trained on as it is, the rest in hyperslides."""
+"""PackMIL (Tang et al., arXiv 2509.20923): part of a bag is trained on as it is, the rest in hyperslides."""
 
 from __future__ import annotations
 
