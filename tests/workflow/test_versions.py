@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from checkouts import DATA, NAME, STUDY, Checkout, Job, new_checkout, study
-from studies import ROOT
+from studies import ROOT, Snakemake
 
 pytestmark = pytest.mark.workflow
 
@@ -247,3 +247,16 @@ def test_what_a_killed_run_of_other_settings_left_is_not_taken(jobs: int, own: C
     own.make()
     assert own.hashes() == origin.hashes()
     _holds(own)
+
+
+@pytest.mark.parametrize("name", ["stain_audit", "pretrain_example", "segment_example", "tile_types_example"])
+def test_the_stage_of_features_makes_all_of_the_cohort(name: str, snakemake: Snakemake, tmp_path: Path) -> None:
+    made = []
+    for target in ("features", "all"):
+        said = snakemake(
+            ROOT / "config/studies" / f"{name}.yaml", tmp_path, "--dry-run", "--quiet", "host", "--", target
+        )
+        outputs = {file for line in re.findall(r"^    output: (.*)$", said.stdout, re.M) for file in line.split(", ")}
+        made.append({file for file in outputs if file.startswith("results/cohorts/")})
+    # what the study's own stage wrote there would be in no version of the cohort
+    assert made[0] == made[1] != set()
