@@ -10,8 +10,15 @@ them are planned with one slide a shard too, which says what sharding saves.
 `run` draws so many tiny slides (one a patient, two tiles each way) and takes them through tissue, tiles, features
 (`builtin`), two models and the report; then asks for the same again, which does nothing. Seconds are the clock's and
 the processor's (of Snakemake and all its jobs), which other work on the machine disturbs less. Memory has two numbers:
-the peak of the Snakemake process and of the largest process below it; the check of the models, once a study, and
-training are the ones that import torch.
+the peak of the Snakemake process, and of the largest process among it, its check of the models and its jobs. Plain
+models are checked without torch; with options or a recipe the first plan imports it, once (about 690 MB with CUDA's
+libraries), as training does.
+
+Measured on two cores: 20,000 slides are planned in 10 s and 273 MB, then in 9 s. 2,000 tiny slides took 439 s of
+processors (14 minutes of a busy machine) in 143 jobs and left 22,700 files of 970 MB, almost all of them the slides'
+own. The largest process was the figures', 6.4 GB for every thumbnail at once; run again with only those that are shown
+it was 0.9 GB and the files the same. Asked again, 2.4 s and 200 MB. With 200 slides it was 0.2 s of processors a slide
+too, over 50 s that do not depend on their number.
 """
 
 from __future__ import annotations
@@ -174,9 +181,8 @@ def measure_plan(slides: int, single: int) -> None:
         print(f"{slides} slides in shards of {SHARD_SIZE}, first plan: {first}")
         second = snakemake(folder, study, "--dry-run", "--quiet", "rules")
         print(f"{slides} slides in shards of {SHARD_SIZE}, second plan: {second}")
-    print(
-        f"goal {PLAN_S:.0f} s: {PLAN_S / first.seconds:.1f} times; {PLAN_MB:.0f} MB: {PLAN_MB / first.own_mb:.1f} times"
-    )
+    in_time, in_memory = PLAN_S / first.seconds, PLAN_MB / first.largest_mb
+    print(f"goal {PLAN_S:.0f} s: {in_time:.1f} times; {PLAN_MB:.0f} MB: {in_memory:.1f} times")
     if single:
         with scratch(None) as folder:
             alone = snakemake(folder, empty_slides(folder, single, 1), "--dry-run", "--quiet", "rules")

@@ -129,6 +129,13 @@ def test_unknown_values_of_slides_are_blank(missing):
     assert "<NA>" not in text
 
 
+def test_the_page_of_a_large_cohort_says_which_slides_are_pictured(context):
+    assert "are pictured" not in render_report(context)  # all that can be read
+    few = dict(list(context.thumbnails.items())[:7])
+    page = render_report(dataclasses.replace(context, thumbnails=few))
+    assert "7 slides are pictured" in page and page.count("<tr data-status=") == len(context.slides)
+
+
 def test_figures_of_other_kinds_are_refused(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"a\.pdf"):

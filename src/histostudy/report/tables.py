@@ -164,7 +164,8 @@ def slide_table(context: ReportContext) -> dict[str, Any]:
     return {
         "columns": [{"name": h, "key": k, "numeric": d is not None} for k, h, d, _ in shown],
         "rows": rows,
-        "thumbnails": bool(context.thumbnails),
+        "thumbnails": len(context.thumbnails),
+        "unpictured": sum(row["status"] == "ok" and not row["thumbnail"] for row in rows),
         "status": [(str(s), f"{int(n):,}") for s, n in sorted(status.items(), key=lambda i: (i[0] != "ok", i[0]))],
     }
 

@@ -20,8 +20,8 @@ WIDE = frozenset({
     "cox_forest", "km_pooled", "kaplan_meier", "epoch_choice", "genes", "gene_scatter", "spatial_gene",
     "model_overview", "stain_audit",
 })  # fmt: skip
-
-
+#: Slides of the table that have a picture beside them, at most: the page of ten thousand stays some megabytes.
+PICTURED = 1000
 #: Feature files of another tool that are asked for their encoder, spread over the cohort.
 ASKED = 16
 
@@ -31,6 +31,7 @@ def write_report(study_file: Path) -> None:
     import pandas as pd
 
     from histostudy.figures import FIGURES
+    from histostudy.figures.contact_sheet import shown_of
     from histostudy.layout import Layout
     from histostudy.plan import Plan
     from histostudy.provenance import versions
@@ -59,7 +60,7 @@ def write_report(study_file: Path) -> None:
     if study.has_slides:
         slides = pd.read_parquet(layout.features_table if study.uses_tissue else layout.slides_table)
     thumbnails = {}
-    for row in [] if slides is None else slides.to_dict("records"):
+    for row in [] if slides is None else shown_of(slides, PICTURED).to_dict("records"):
         name = row.get("thumbnail")
         if isinstance(name, str) and name and (layout.slides / name).is_file():
             thumbnails[row["slide_id"]] = _small(layout.slides / name)
