@@ -24,11 +24,12 @@ install: $(STAMP)  ## make the environment in .venv
 study: $(STAMP)  ## run a study (CONFIG=config/studies/<study>.yaml, CORES=8)
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
 
-test: $(STAMP) lint  ## run the linters and the tests
-	$(BIN)/python -m pytest -q -m "not slow"
+test: lint test-fast  ## run the linters and the tests
+	$(BIN)/python -m pytest -q -m "workflow and not slow"
 
 test-all: $(STAMP) lint  ## the same and the slow proofs: a cluster, every study from nothing
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(CORES) -m "not workflow"
+	$(BIN)/python -m pytest -q -m workflow
 
 test-fast: $(STAMP)  ## run the tests that take no whole study
 	$(BIN)/python -m pytest -q -n $(CORES) -m "not workflow and not slow"

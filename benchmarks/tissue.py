@@ -37,6 +37,8 @@ from histostudy.tissue.registry import segment
 from histostudy.tissue.stage import segment_image
 
 MPP, PICTURE_MPP = 8.0, 16.0
+#: Each method runs so often, and its best time counts: others may use the machine.
+ROUNDS = 5
 Method = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 
 
@@ -114,9 +116,11 @@ def spots(data: Path) -> pd.DataFrame:
         near = distance_um <= 150
         for method, segmenter in METHODS.items():
             segmenter(rgb[:64, :64], MPP)  # weights are read once
-            start = time.perf_counter()
-            mask, _ = segmenter(rgb, MPP)
-            seconds = time.perf_counter() - start
+            seconds = np.inf
+            for _ in range(ROUNDS):
+                start = time.perf_counter()
+                mask, _ = segmenter(rgb, MPP)
+                seconds = min(seconds, time.perf_counter() - start)
             leak = (mask & ~near).sum() / max(1, mask.sum())
             rows.append((section, method, mask[y, x].mean(), leak, iou(mask, near), seconds))
     return pd.DataFrame(rows, columns=["slide", "method", "coverage", "leakage", "iou", "seconds"])
@@ -169,7 +173,7 @@ def bare_seconds(data: Path) -> float:
         saturation = cv2.cvtColor(cv2.medianBlur(rgb, 7), cv2.COLOR_RGB2HSV)[..., 1]
         cv2.threshold(np.ascontiguousarray(saturation), 0, 255, cv2.THRESH_OTSU)
         times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return float(np.min(times))
 
 
 def marks(data: Path) -> pd.DataFrame:

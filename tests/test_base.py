@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from histostudy import codeversion
 from histostudy.errors import BadSlideError, ConfigError
-from histostudy.files import atomic, digest_of, fingerprint, sha256, write_json
+from histostudy.files import atomic, digest_of, fingerprint, sha256, sweep, write_json
 from histostudy.layout import Layout, shard_count, shard_of
 from histostudy.model_kinds import aggregators_of
 from histostudy.registry import Registry
@@ -58,6 +58,22 @@ def test_fingerprint_notices_a_change_at_either_end_and_of_size(tmp_path: Path) 
 @given(st.dictionaries(st.text(), st.integers()))
 def test_digest_does_not_see_the_order_of_keys(value: dict) -> None:
     assert digest_of(value) == digest_of(dict(reversed(list(value.items()))))
+
+
+def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("x.h5", ".gitignore", ".records/s.json", "a/.s-1.tmp", "a/.hidden.h5")]
+    for file in kept:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    with atomic(tmp_path / "a" / "s-1.v2.h5") as temporary, atomic(tmp_path / "none") as bare:
+        names = temporary.name, bare.name
+    for name in names:  # as after SIGKILL
+        (tmp_path / "a" / name).touch()
+        os.utime(tmp_path / "a" / name, (1e9, 1e9))
+    fresh = tmp_path / "a" / names[0].replace("s-1", "s-2")
+    fresh.touch()
+    assert {path.name for path in sweep(tmp_path, before=1e9 + 5)} == set(names)
+    assert fresh.exists() and all(file.exists() for file in kept)
 
 
 def test_seeds_differ_by_purpose_and_repeat() -> None:
@@ -262,6 +278,21 @@ def test_two_studies_cannot_fill_one_folder_with_different_tiles(tmp_path: Path)
     with pytest.raises(ConfigError, match="made by study 'one'.*tiles.label"):
         layout("two", min_tissue=0.4).claim()
     layout("two", min_tissue=0.4, label="dense").claim()
+
+
+def test_two_studies_cannot_draw_one_cohort_twice(tmp_path: Path) -> None:
+    """Each would make the other's slides and shards again, for ever."""
+
+    def claim(name: str, seed: int = 0, shard_size: int = 64) -> None:
+        cohort = {"name": "c", "simulate": {}, "shard_size": shard_size}
+        Layout(parse_study({"study": name, "seed": seed, "cohort": cohort}), tmp_path).claim()
+
+    claim("one")
+    claim("two")
+    for other in ({"seed": 1}, {"shard_size": 1}):
+        with pytest.raises(ConfigError, match="made by study 'one'.*another cohort.name"):
+            claim("two", **other)
+    claim("one", seed=1)
 
 
 def test_help_and_plan_import_neither_torch_nor_openslide() -> None:

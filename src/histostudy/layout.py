@@ -206,7 +206,10 @@ class Layout:
             return
         # the batch is how, not what
         embedded = study.uses_bags or study.features.precomputed is not None
-        shared = {self.features: study.features.model_dump(mode="json", exclude={"batch_size"})} if embedded else {}
+        cohort = study.cohort.model_dump(mode="json", include={"shard_size", "simulate"})
+        shared = {self.cohort: cohort | ({"seed": study.seed} if study.cohort.simulate is not None else {})}
+        if embedded:
+            shared[self.features] = study.features.model_dump(mode="json", exclude={"batch_size"})
         if study.features.precomputed is None and (study.uses_tissue or study.pretrain is not None):
             shared[self.tissue] = study.tissue.model_dump(mode="json")
         if study.features.precomputed is None and embedded:
@@ -221,7 +224,8 @@ class Layout:
             if theirs and theirs["study"] != mine["study"] and theirs["settings"] != mine["settings"]:
                 raise ConfigError(
                     f"{folder} was made by study {theirs['study']!r} of this cohort with other settings",
-                    todo="give this study a tiles.label or another cohort.name",
+                    todo="give this study "
+                    + ("another cohort.name" if folder == self.cohort else "a tiles.label or another cohort.name"),
                 )
             if not theirs or theirs["settings"] != mine["settings"]:
                 todo.append((note, mine))

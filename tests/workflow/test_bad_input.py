@@ -83,3 +83,20 @@ def test_bad_input(case: str, snakemake: Snakemake, tmp_path: Path) -> None:
 def test_the_same_study_runs_when_nothing_is_wrong(snakemake: Snakemake, tmp_path: Path) -> None:
     snakemake(_study(tmp_path), tmp_path, "--until", "evaluate")
     assert (tmp_path / "results/studies/bad/metrics/label.csv").is_file()
+
+
+def test_a_job_of_another_plan_stops(tmp_path: Path, snakemake: Snakemake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the study file was edited while its jobs waited in a cluster's queue."""
+    study = _study(tmp_path)
+    as_a_job = ("--mode", "remote", "--dry-run")
+    assert snakemake(study, tmp_path, *as_a_job).returncode == 0
+    monkeypatch.setenv("HISTOSTUDY_PLANS", "another.yaml")
+    done = snakemake(study, tmp_path, *as_a_job, check=False)
+    assert done.returncode == 2 and "changed while the run was going on; start the run again" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "-nq", "--summary", "--unlock", "--list"])
+def test_a_look_leaves_no_results(option: str, tmp_path: Path, snakemake: Snakemake) -> None:
+    study = _study(tmp_path)
+    snakemake(study, tmp_path, option, check=False)
+    assert not (tmp_path / "results").exists()

@@ -41,16 +41,17 @@ def home(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> Path
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     features = folder / "results/cohorts/simulated/features/1um_224px/builtin"
     limit = time.monotonic() + 300
-    while len(list(features.glob("*.h5"))) < 5 and time.monotonic() < limit and first.poll() is None:
+    while len(list(features.glob("[!.]*.h5"))) < 5 and time.monotonic() < limit and first.poll() is None:
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    before = {p: p.stat().st_mtime_ns for p in features.glob("*.h5")}
+    before = {p: p.stat().st_mtime_ns for p in features.glob("[!.]*.h5")}
     assert 5 <= len(before) < 80
     snakemake(study, folder, "--unlock")
     snakemake(study, folder)
     again = [p.name for p, written in before.items() if p.stat().st_mtime_ns != written]
     assert len(again) <= 2, f"finished slides were done again: {again}"
+    assert list(features.glob(".*.h5")) == [], "half a file is left"
     return folder / "results/studies/simulated"
 
 

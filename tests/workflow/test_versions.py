@@ -237,6 +237,19 @@ def test_a_run_that_was_killed_thrice_ends_as_one_that_was_not(own: Checkout, or
     _holds(own)
 
 
+def test_what_a_killed_job_took_away_is_made_again(clone: Checkout) -> None:
+    for file, job in (
+        (HOME / "runs/stroma/abmil/runs.parquet", ("train", "stroma", "abmil")),
+        (FEATURES / "shard-1.parquet", ("embed", "1")),
+        (HOME / "tables/stroma_curves.json", ("evaluate", "stroma")),
+    ):
+        path = clone.folder / file
+        away = path.rename(path.with_suffix(".away"))
+        assert job in clone.jobs()
+        away.rename(path)
+    assert clone.jobs() == set()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [0, 1, 2])
 def test_what_a_killed_run_of_other_settings_left_is_not_taken(jobs: int, own: Checkout, origin: Checkout) -> None:

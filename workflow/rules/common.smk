@@ -1,9 +1,13 @@
 # The study, laid out: everything the rules need to know is asked of histostudy.plan.
+import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from histostudy.errors import ConfigError, StudyError
+from histostudy.files import sweep
+from histostudy.layout import PROVENANCE
 from histostudy.model_kinds import BAG_KINDS
 from histostudy.plan import make_plan, use_this_environment
 from histostudy.provenance import behind, records
@@ -52,13 +56,23 @@ def plan_study():
         plan = make_plan(overrides, source, check=workflow.is_main_process)
         # jobs read this file again: only the process that plans may touch Snakemake's records
         if workflow.is_main_process:
-            plan.write(dry=any(re.fullmatch(r"--dry-?run|-[a-z]*n[a-z]*", word) for word in sys.argv))
+            plan.write(dry=any(LOOKS.fullmatch(word) for word in sys.argv))
             for file in plan.layout.provenance:
                 records.restore(file, plan.hashes)
+        follow_the_plan(plan.file)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     return plan
+
+
+def follow_the_plan(file):
+    """Tell the jobs which plan they belong to; one that finds another by now would be recorded as what it is not."""
+    known = [plan for plan in os.environ.get("HISTOSTUDY_PLANS", "").split(os.pathsep) if plan]
+    if workflow.is_main_process:
+        os.environ["HISTOSTUDY_PLANS"] = os.pathsep.join(dict.fromkeys([*known, str(file)]))
+    elif known and str(file) not in known:
+        raise ConfigError("the study or its data changed while the run was going on", todo="start the run again")
 
 
 def refuse_unrecorded():
@@ -78,7 +92,9 @@ def refuse_unrecorded():
 
 
 def save_records():
-    """Keep Snakemake's records with the results, whether the run ended well or not."""
+    """Keep Snakemake's records with the results, whether the run ended well or not, and nothing half-written."""
+    for folder in (COHORT, HOME):
+        sweep(Path(folder), before=BEGUN)
     for file, prefixes in PLAN.layout.provenance.items():
         records.save(file, prefixes, PLAN.hashes)
     PLAN.describe_run()
@@ -90,6 +106,11 @@ def save_records():
 
 
 use_this_environment()
+# options with which Snakemake looks, and makes nothing
+LOOKS = re.compile(
+    r"-[a-z]*n[a-z]*|-[lSD]|--(dry-?run|unlock|lint|list.*|(detailed-)?summary|dag|rulegraph|filegraph|d3dag|report)"
+)
+BEGUN = time.time()
 # part of another workflow, which gives the study as the module's `config`
 MODULE = not workflow.modifier.is_main_snakefile()
 PLAN = plan_study()
@@ -199,6 +220,35 @@ def runs_of_task(wildcards):
 def runs_of_study(wildcards):
     """Indexes of all runs."""
     return [f"{HOME}/runs/{t.name}/{m}/runs.parquet" for t in STUDY.tasks for m in STUDY.model_names(t.name)]
+
+
+def cohort_products():
+    """What the cohort's stages declare: asked for by name, or one that a killed job took away would not be missed."""
+    if not STUDY.has_slides:
+        return []
+    stages = [] if PRECOMPUTED else ["slides"]
+    stages += ["tissue"] if INDEX and not PRECOMPUTED else []
+    stages += ["tiles", "features"] if STUDY.uses_bags and not PRECOMPUTED else []
+    stages += ["stain"] if "stain" in STUDY.audit else []
+    folders = [PLAN.layout.features / "pairs" / name for name in PLAN.pairs] + [Path(FOLDERS[s]) for s in stages]
+    drawn = [table for table in PLAN.tables if table.startswith(f"{FOLDERS['source']}/")]
+    made = [str(PLAN.layout.slides_table), *INDEX, *PLAN.encoder, *drawn]
+    return made + [path for folder in folders for path in PLAN.indexes(folder)]
+
+
+def study_products(wildcards):
+    """What the study's rules declare; and the cohort's, where these were not left out of a pull."""
+    if PLAN.trained_tissue:
+        return PLAN.trained_tissue
+    cohort = cohort_products() if (PLAN.layout.cohort / PROVENANCE).is_file() else []
+    made = [*rules.report.output, *SUMMARY, *rules.cohort.output, *rules.figures.output, *BAGS]
+    made += [str(PLAN.layout.labelled(task) / "index.parquet") for task in PLAN.labelled]
+    made += [f"{HOME}/runs/sequence/{model}/runs.parquet" for model in STUDY.learners] if STUDY.sequence else []
+    if STUDY.tasks:
+        made += [*rules.split.output, *rules.overview.output, *runs_of_study(wildcards)]
+        made += [path for kind in ("metrics", "comparison") for path in results_of_study(kind)]
+        made += [str(PLAN.layout.curves(task.name)) for task in STUDY.tasks]
+    return [*cohort, *made, *learned(), *audits(), *transfers()]
 
 
 def results_of_study(kind):

@@ -271,7 +271,4 @@ rule index:
 
 rule features:
     input:
-        PLAN.layout.slides_table,
-        INDEX,
-        [path for name in PLAN.pairs for path in PLAN.indexes(PLAN.layout.features / "pairs" / name)],
-        PLAN.indexes(PLAN.layout.stain) if "stain" in STUDY.audit else [],
+        cohort_products(),

@@ -78,4 +78,7 @@ def write_index(folder: Path, index: pd.DataFrame, timings: bool) -> None:
         Whether to keep the seconds that those trained now took, which no other run will take again.
     """
     passing = ["status", *([] if timings else ["seconds"])]
-    write_table(folder / "runs.parquet", index.drop(columns=passing, errors="ignore"))
+    index = index.drop(columns=passing, errors="ignore")
+    # a row that was kept comes from JSON, with its keys in their order
+    first = [column for column in ("repeat", "fold") if column in index]
+    write_table(folder / "runs.parquet", index[first + sorted(set(index.columns) - set(first))])
