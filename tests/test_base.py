@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from histostudy import codeversion
 from histostudy.errors import BadSlideError, ConfigError
-from histostudy.files import atomic, digest_of, fingerprint, sha256, sweep, write_json
+from histostudy.files import atomic, digest_of, fingerprint, sha256, write_json
 from histostudy.layout import Layout, shard_count, shard_of
 from histostudy.model_kinds import aggregators_of
 from histostudy.registry import Registry
@@ -58,22 +58,6 @@ def test_fingerprint_notices_a_change_at_either_end_and_of_size(tmp_path: Path) 
 @given(st.dictionaries(st.text(), st.integers()))
 def test_digest_does_not_see_the_order_of_keys(value: dict) -> None:
     assert digest_of(value) == digest_of(dict(reversed(list(value.items()))))
-
-
-def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
-    kept = [tmp_path / name for name in ("x.h5", ".gitignore", ".records/s.json", "a/.s-1.tmp", "a/.hidden.h5")]
-    for file in kept:
-        file.parent.mkdir(exist_ok=True)
-        file.touch()
-    with atomic(tmp_path / "a" / "s-1.v2.h5") as temporary, atomic(tmp_path / "none") as bare:
-        names = temporary.name, bare.name
-    for name in names:  # as after SIGKILL
-        (tmp_path / "a" / name).touch()
-        os.utime(tmp_path / "a" / name, (1e9, 1e9))
-    fresh = tmp_path / "a" / names[0].replace("s-1", "s-2")
-    fresh.touch()
-    assert {path.name for path in sweep(tmp_path, before=1e9 + 5)} == set(names)
-    assert fresh.exists() and all(file.exists() for file in kept)
 
 
 def test_seeds_differ_by_purpose_and_repeat() -> None:
@@ -140,7 +124,7 @@ def test_kept_modules_say_the_same_and_only_changed_ones_are_parsed(
     codeversion.keep()
     parsed: list[bytes] = []
     parse = codeversion._parse
-    monkeypatch.setattr(codeversion, "_parse", lambda source: parsed.append(source) or parse(source))
+    monkeypatch.setattr(codeversion, "_parse", lambda source, *part: parsed.append(source) or parse(source, *part))
     _parsed_anew()
     assert codeversion.code_version("histostudy.stage") == first and parsed == []
     # the same size and, as far as a checkout goes, the same time: the content counts
@@ -207,6 +191,52 @@ def test_a_model_is_made_of_its_sources_too() -> None:
     assert aggregators_of(models, "one") == {"moe_pkt", "abmil"}
     assert aggregators_of(models, "two") == {"abmil"}
     assert aggregators_of(models, "prior") == frozenset()
+    # an aggregator may build on itself, and models on each other
+    models["three"] = SimpleNamespace(aggregator="moe_pkt", sources="one")
+    assert aggregators_of(models, "three") == {"moe_pkt", "abmil"}
+    models["two"].sources = "three"
+    assert aggregators_of(models, "two") == {"moe_pkt", "abmil"}
+
+
+def test_an_aggregator_that_nobody_registers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="which code the aggregator 'abmill' is"):
+        codeversion.code_version("histostudy.training.stage", aggregators=frozenset(["abmill"]))
+
+
+def test_a_part_of_a_verbs_module_is_what_it_uses(
+    _parsed_anew: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codeversion, "ROOT", tmp_path)
+    (tmp_path / "verbs").mkdir()
+    (tmp_path / "verbs" / "__init__.py").touch()
+    for name in ("one", "two", "three", "work"):
+        (tmp_path / f"{name}.py").write_text(f"X = '{name}'\n")
+    (tmp_path / "work.py").write_text("from histostudy.verbs.v import first\n")
+    text = (
+        "from typing import TYPE_CHECKING\nfrom histostudy import one, two\nif TYPE_CHECKING:\n"
+        "    from histostudy.three import X\nMOST = 3\ndef first(x: X) -> None:\n    one.X\n    _helped()\n"
+        "def second() -> None:\n    two.X\ndef _helped() -> None:\n    print(MOST)\n"
+    )
+    file = tmp_path / "verbs" / "v.py"
+
+    def versions(text: str) -> list[str]:
+        file.write_text(text)
+        _parsed_anew()
+        return [codeversion.code_version(n) for n in ("histostudy.verbs.v:first", "histostudy.verbs.v:second")]
+
+    before = versions(text)
+    assert set(codeversion.closure("histostudy.work")) == {
+        "histostudy.work", "histostudy.verbs", "histostudy.verbs.v:first", "histostudy.one",
+    }  # fmt: skip
+    for old, new, changed in (
+        ("print(MOST)", "print(MOST + 1)", [True, False]),
+        ("MOST = 3", "MOST = 4", [True, False]),
+        ("two.X", "two.X + 1", [False, True]),
+        ("MOST = 3", "MOST = 3  # said", [False, False]),
+    ):
+        assert [a != b for a, b in zip(before, versions(text.replace(old, new)), strict=True)] == changed, new
+    with pytest.raises(ValueError, match="no third"):
+        codeversion.code_version("histostudy.verbs.v:third")
 
 
 @given(st.integers(1, 100_000))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import yaml
+from studies import ROOT
 
+from histostudy import codeversion
 from histostudy.errors import StudyError
 from histostudy.files import sha256
-from histostudy.plan import Plan, make_plan
+from histostudy.plan import STAGES, Plan, make_plan
 from histostudy.stages import as_written
 
+EVALUATED = {"evaluate", "evaluate_segmentation", "evaluate_tiles"}
 TASK = {"name": "label", "kind": "classification", "target": "label", "adjust": ["age"]}
 
 
@@ -45,6 +50,88 @@ def plan(folder: Path, **sections: object) -> Plan:
     } | sections
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     return make_plan(study, folder / "study.yaml")
+
+
+def _stages_of_verbs() -> dict[str, set[str]]:
+    """The words of each verb that a rule calls -> the stages whose code the rule names."""
+    found: dict[str, set[str]] = {}
+    kinds = {"train": {"train", "segment", "train_tiles"}, "evaluate": STAGES.keys() & EVALUATED}
+    for file in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
+        for rule in re.split(r"^\s*rule ", file.read_text(), flags=re.MULTILINE)[1:]:
+            if verb := re.search(r'"histostudy ([a-z-]+(?: (?:summary|slides|features)\b)?)', rule):
+                code = re.search(r'code=(?:PLAN\.code|code_of_task)\("(\w+)"\)', rule)
+                assert code is not None, f"rule {rule.splitlines()[0]} names no code"
+                stage = code.group(1)
+                found.setdefault(verb.group(1), set()).update(kinds.get(stage, {stage}))
+    return found
+
+
+def _called(verb: str) -> set[str]:
+    """What the function of the command line that is a verb imports to do its work on a study."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "src" / "histostudy").glob("cli*.py")]
+    name = "cohort_summary" if verb == "cohort summary" else verb.split()[0].replace("-", "_")
+    (function,) = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == name]
+    imports = [node for node in ast.walk(function) if isinstance(node, ast.ImportFrom) and node.module]
+    if verb.startswith("index "):  # by the name that it has there
+        return {f"histostudy.verbs.slides:join_{verb.split()[1]}"}
+    named = {f"{n.module}:{a.name}" for n in imports for a in n.names if str(n.module).startswith(codeversion.VERBS)}
+    named = {one for one in named if not one.startswith("histostudy.verbs.single")}  # of a slide without a study
+    return named or {str(n.module) for n in imports}
+
+
+@pytest.mark.parametrize("verb", _stages_of_verbs())
+def test_the_code_that_a_verb_runs_is_in_its_version(verb: str) -> None:
+    stages = _stages_of_verbs()[verb]
+    known = {name for stage in stages for name in codeversion.closure(*STAGES[stage])}
+    functions = _called(verb)
+    needed = {name for function in functions for name in codeversion._parsed(function)[1]}
+    if len(stages) == 1:  # else it only looks which of them a task is of
+        needed |= functions
+    whole = {name for name in needed if name.partition(":")[0] in known}
+    missing = needed - known - whole - codeversion.NEUTRAL
+    assert functions and not missing, f"{verb}: no code version of {', '.join(stages)} sees {sorted(missing)}"
+
+
+def test_a_stage_does_not_depend_on_the_work_of_others() -> None:
+    for stage, others in {
+        "slides": ("tissue", "features", "models", "evaluation"),
+        "tissue": ("features", "encoders", "models", "evaluation"),
+        "tiles": ("features", "encoders", "models", "evaluation"),
+        "embed": ("tissue", "models", "training", "evaluation"),
+        "embed_tiles": ("evaluation", "report", "figures"),
+        "train": ("evaluation", "tissue", "training.segmentation", "figures"),
+        "segment": ("evaluation", "training.stage", "figures"),
+        "evaluate": ("models", "training.stage", "training.segmentation", "evaluation.few_shot", "figures"),
+        "learn": ("evaluation", "training.stage"),
+        "sequence": ("training.continual", "training.stage", "models"),
+    }.items():
+        code = codeversion.closure(*STAGES[stage])
+        assert not [c for c in code for other in others if f"{c}.".startswith(f"histostudy.{other}.")], stage
+
+
+def test_what_the_page_and_the_figures_read_runs_their_rules(folder: Path) -> None:
+    """The page prints the whole study; a figure is drawn by the names, the models and the scale of its tiles."""
+    rules = {
+        rule.split(":")[0]: re.search(r"settings=PLAN\.settings\((.*?)\),\n", rule)
+        for rule in re.split(r"^rule ", (ROOT / "workflow/rules/study.smk").read_text(), flags=re.MULTILINE)[1:]
+    }
+    keys = {}
+    for rule in ("report", "figures", "overview"):
+        assert (given := rules[rule]) is not None, f"rule {rule} has no settings"
+        keys[rule] = re.findall(r'"(\w+)"', given.group(1))
+
+    def digests(**sections: object) -> dict[str, str]:
+        planned = plan(folder, **sections)
+        return {rule: planned.settings(*names) for rule, names in keys.items()}
+
+    before = digests()
+    for sections, runs in (
+        ({"splits": {"folds": 2, "inner": 0.3}}, {"report"}),
+        ({"tiles": {"size": 112}}, {"report", "figures"}),
+        ({"models": {"abmil": {"aggregator": "abmil"}}}, {"report", "figures", "overview"}),
+    ):
+        after = digests(**sections)
+        assert {rule for rule in keys if before[rule] != after[rule]} == runs
 
 
 def test_replaced_features_are_noticed(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLE_BYTES = 1 << 20
-#: Names that `atomic` gives: of the stem, eight letters, and the suffix.
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 
 
 @contextmanager
@@ -39,22 +36,6 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sweep(folder: Path, before: float) -> list[Path]:
-    """Delete the temporary files that killed processes left in a folder and below; returns them.
-
-    Parameters
-    ----------
-    folder : Path
-    before : float
-        Only those not written to since this time, in seconds since the epoch: others may be in somebody's hands.
-    """
-    left = [Path(top) / name for top, _, names in os.walk(folder) for name in names if TEMPORARY.fullmatch(name)]
-    old = [path for path in left if path.stat().st_mtime < before]
-    for path in old:
-        path.unlink(missing_ok=True)
-    return sorted(old)
 
 
 def write_text(path: str | Path, text: str) -> None:

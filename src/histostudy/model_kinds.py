@@ -31,12 +31,11 @@ def learns(model: Any, kind: str) -> bool:
 
 def aggregators_of(models: Mapping[str, Any], name: str) -> frozenset[str]:
     """Names of the aggregators that a model (of `models`, or a control) is made of: its own, and its sources'."""
-    found: set[str] = set()
-    spec = models.get(name)
-    while spec is not None and spec.aggregator is not None and spec.aggregator not in found:
-        found.add(spec.aggregator)
-        spec = models.get(spec.sources)
-    return frozenset(found)
+    seen: list[str] = []
+    while name in models and name not in seen and models[name].aggregator is not None:
+        seen.append(name)
+        name = models[name].sources
+    return frozenset(models[model].aggregator for model in seen)
 
 
 def controls_of(kind: str, adjust: bool) -> list[str]:

@@ -32,45 +32,47 @@ TISSUE_WEIGHTS = Path(__file__).parent / "tissue" / "weights" / "unet.safetensor
 ENCODER_WEIGHTS = Path(__file__).parent / "encoders" / "weights"
 #: Where the resolved studies lie that jobs read: no result, and none of DVC's business.
 PLANS = Path(".snakemake") / "histostudy" / "plans"
-#: Modules whose code a stage's results depend on.
+#: Modules, and functions of verbs, whose code a stage's results depend on.
 STAGES = {
     "simulate": ("histostudy.simulate.cohort", "histostudy.simulate.features"),
-    "slides": ("histostudy.slides.stage",),
-    "tissue": ("histostudy.tissue.stage",),
+    "slides": ("histostudy.verbs.slides:inspect_shard",),
+    "tissue": ("histostudy.verbs.slides:tissue_shard",),
     "train_tissue": ("histostudy.verbs.train_tissue",),
-    "tiles": ("histostudy.tiles.stage",),
-    "embed": ("histostudy.features.stage",),
+    "tiles": ("histostudy.verbs.slides:tiles_shard",),
+    "embed": ("histostudy.verbs.slides:embed_shard",),
     "pretrain": ("histostudy.encoders.pretraining.loop", "histostudy.verbs.pretrain"),
-    "pairs": ("histostudy.features.pairing",),
-    "stain": ("histostudy.features.staining",),
+    "pairs": ("histostudy.verbs.pairs:pairs_shard",),
+    "stain": ("histostudy.verbs.stain:stain_shard",),
     "audit": ("histostudy.verbs.stain",),
-    "index": ("histostudy.verbs.slides",),
+    "index": ("histostudy.verbs.slides:join_slides", "histostudy.verbs.slides:join_features"),
     "cohort": ("histostudy.verbs.tables", "histostudy.cohort.table_one"),
     "split": ("histostudy.verbs.tables", "histostudy.splits.audit"),
     "bags": ("histostudy.verbs.bags",),
-    "train": ("histostudy.verbs.tables", "histostudy.training.stage", "histostudy.features.bagfile"),
-    "segment": ("histostudy.verbs.tables", "histostudy.verbs.segmentation", "histostudy.training.segmentation.stage"),
-    "evaluate": ("histostudy.verbs.tables", "histostudy.evaluation.stage"),
+    "train": ("histostudy.verbs.tables", "histostudy.verbs.models:train_from_bags"),
+    "segment": (
+        "histostudy.verbs.tables",
+        "histostudy.verbs.models:load_splits",
+        "histostudy.verbs.segmentation:train_segmenter_of_study",
+    ),
+    "evaluate": ("histostudy.verbs.tables", "histostudy.verbs.models:evaluate_from_bags"),
     "evaluate_segmentation": (
         "histostudy.verbs.tables",
-        "histostudy.verbs.segmentation",
-        "histostudy.evaluation.segmentation",
+        "histostudy.verbs.segmentation:evaluate_segmentation_of_study",
     ),
-    "embed_tiles": ("histostudy.training.tile_classification.embed", "histostudy.verbs.labelled"),
+    "embed_tiles": ("histostudy.verbs.labelled:embed_labelled_of_study",),
     "train_tiles": (
         "histostudy.verbs.tables",
-        "histostudy.verbs.labelled",
-        "histostudy.training.tile_classification.run",
+        "histostudy.verbs.models:load_splits",
+        "histostudy.verbs.labelled:train_tiles_of_study",
     ),
     "evaluate_tiles": (
         "histostudy.verbs.tables",
-        "histostudy.verbs.labelled",
-        "histostudy.evaluation.stage",
-        "histostudy.evaluation.few_shot",
+        "histostudy.verbs.models:load_splits",
+        "histostudy.verbs.labelled:evaluate_tiles_of_study",
     ),
     "transfer": ("histostudy.verbs.tables", "histostudy.verbs.transfer"),
-    "learn": ("histostudy.verbs.tables", "histostudy.training.continual.sequence", "histostudy.features.bagfile"),
-    "sequence": ("histostudy.verbs.tables", "histostudy.evaluation.continual"),
+    "learn": ("histostudy.verbs.sequence:learn_sequence",),
+    "sequence": ("histostudy.verbs.sequence:evaluate_sequence_of_study",),
     "overview": ("histostudy.verbs.overview",),
     "summary": ("histostudy.verbs.summary",),
     "figures": ("histostudy.verbs.figures",),
@@ -154,9 +156,9 @@ class Plan:
         return code if stage != "report" else digest_of([code, *(sha256(path) for path in shown)])
 
     def settings(self, *keys: str) -> str:
-        """Digest of the named sections of the study, so that a rule sees only what it depends on."""
+        """Digest of the named sections of the study, so that a rule sees only what it depends on; of all without."""
         whole = resolve(self.study)
-        return digest_of({key: whole[key] for key in keys})
+        return digest_of({key: whole[key] for key in keys or whole})
 
     def model_settings(self, task: str, model: str) -> str:
         """Digest of all settings that the runs of a model on a task depend on."""

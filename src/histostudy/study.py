@@ -184,7 +184,9 @@ class Training(Keys):
 class Model(Keys):
     """Aggregator, head and recipe; or predictions made elsewhere."""
 
-    aggregator: Name | None = Field(None, description="mean, max, abmil, otsurv, mcat, snn and others: see the README.")
+    aggregator: Name | None = Field(
+        None, description="mean, max, abmil, otsurv, mcat, snn and others: see docs/mil.md."
+    )
     predictions: Path | None = Field(
         None,
         description="CSV of out-of-fold predictions, scored as they are: patient_id [, task, repeat, fold] and risk, "

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from histostudy.errors import ConfigError
-from histostudy.study import Study
+from histostudy.study import Model, Study
 from histostudy.tasks import Keys, TaskKeys
 
 S = TypeVar("S", bound=Keys)
@@ -42,6 +43,16 @@ def parse_study(config: Mapping[str, Any], *, source: str | Path | None = None) 
     except ValidationError as error:
         raise ConfigError(_one_line(error), where=source, todo="see the study file's keys in the README") from None
     base = Path(source).resolve().parent if source else Path.cwd()
+    for key, given, put in paths_of(study):
+        put(_find(given, base, key, source))
+    return study
+
+
+def paths_of(study: Study) -> list[tuple[str, Path, Callable[[Path], None]]]:
+    """Every file and folder that a study names: its key, the path, and what sets it.
+
+    Tables of a drawn cohort are no such files, for the study draws them, nor is the encoder that it trains.
+    """
     parts: list[tuple[str, Keys, tuple[str, ...]]] = []
     drawn = study.cohort.simulate is not None
     parts += [(section, getattr(study, section), (key,)) for section, key in _PATH_KEYS if not drawn]
@@ -50,23 +61,26 @@ def parse_study(config: Mapping[str, Any], *, source: str | Path | None = None) 
     parts += [("train_tissue", study.train_tissue, ("real",))] if study.train_tissue is not None else []
     if study.pretrain is not None:
         parts.append(("pretrain", study.pretrain, ("images", "teacher_checkpoint")))
-    if not drawn:  # a simulated cohort's tables are drawn by the study itself
+    if not drawn:
         parts += [(f"tasks.{t.name}", t, ("table", "centroids")) for t in study.tasks if t.kind == "expression"]
         parts += [(f"tasks.{t.name}", t, ("table",)) for t in study.tasks if t.kind == "tile_classification"]
         parts += [(f"tasks.{t.name}", t, ("annotations",)) for t in study.tasks if t.kind == "segmentation"]
         parts += [(f"modalities.{name}", m, ("table", "groups")) for name, m in study.modalities.items()]
+    found: list[tuple[str, Path, Callable[[Path], None]]] = []
     for where, part, keys in parts:
         for key in keys:
-            # the encoder that a study trains is not there yet
             made = where == "features" and key == "checkpoint" and study.pretrain is not None
             if (value := getattr(part, key)) is not None and not made:
-                setattr(part, key, _find(value, base, f"{where}.{key}", source))
+                found.append((f"{where}.{key}", value, partial(setattr, part, key)))
     for name, model in study.models.items():
         # an option, not a key: the weights that a segmenter starts from
         if model.segmenter is not None and isinstance(given := model.options.get("checkpoint"), str):
-            found = _find(Path(given), base, f"models.{name}.options.checkpoint", source)
-            model.options = model.options | {"checkpoint": str(found)}
-    return study
+            found.append((f"models.{name}.options.checkpoint", Path(given), partial(_put_checkpoint, model)))
+    return found
+
+
+def _put_checkpoint(model: Model, path: Path) -> None:
+    model.options = model.options | {"checkpoint": str(path)}
 
 
 def checked(section: type[S], **values: Any) -> S:

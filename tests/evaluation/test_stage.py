@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,9 @@ from histostudy.evaluation import expression, survival_curves
 from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.runs import CUTOFF, gather, pool_predictions, runs_of
 from histostudy.evaluation.stage import Evaluation, evaluate_task
-from histostudy.files import write_table
+from histostudy.files import sha256, write_table
 from histostudy.tasks import Regression
+from histostudy.training.runfolder import write_index
 
 N, FOLDS = 150, 5
 IDS = np.array([f"{i:03d}" for i in range(N)])
@@ -343,17 +345,47 @@ def test_repeats_resample_patients_and_pool_to_one_row() -> None:
     assert len(pooled) == N and (pooled["runs"] == 2).all() and pooled["patient_id"].is_monotonic_increasing
 
 
-def test_gather_reads_runs_and_their_cutoff(tmp_path: Path) -> None:
+def _runs(folder: Path) -> Path:
+    """Five runs as training leaves them."""
     _, predictions, _ = survival({"abmil": 1.0})
+    rows = []
     for fold, frame in predictions["abmil"].groupby("fold"):
-        folder = tmp_path / f"r0f{fold}"
-        write_table(folder / "predictions.parquet", frame.assign(**{CUTOFF: float(fold)}))  # type: ignore[arg-type]
-    frame = gather(tmp_path)
+        file = folder / f"r0f{fold}" / "predictions.parquet"
+        write_table(file, frame.assign(**{CUTOFF: float(fold)}))  # type: ignore[arg-type]
+        rows.append({"repeat": 0, "fold": fold, "sha256": sha256(file)})
+    write_index(folder, pd.DataFrame(rows), timings=False)
+    return folder
+
+
+def test_gather_reads_runs_and_their_cutoff(tmp_path: Path) -> None:
+    frame = gather(_runs(tmp_path))
     assert len(frame) == N and (frame[CUTOFF] == frame["fold"]).all()
     pooled = pool_predictions([frame])
     assert pooled["risk_rank"].between(0, 1).all()
     with pytest.raises(StudyError, match="no predictions"):
         gather(tmp_path / "none")
+
+
+def test_only_the_runs_that_training_recorded_are_gathered(tmp_path: Path) -> None:
+    file = _runs(tmp_path) / "r0f2" / "predictions.parquet"
+    before = file.read_bytes()
+    frame = pd.read_parquet(file)
+    write_table(file, frame.assign(risk=-frame["risk"]))
+    with pytest.raises(StudyError, match=r"r0f2/predictions.parquet.*not as training wrote it.*dvc checkout"):
+        gather(tmp_path)
+    shutil.rmtree(file.parent)
+    with pytest.raises(StudyError, match=r"r0f2/predictions.parquet.*is gone"):
+        gather(tmp_path)
+    file.parent.mkdir()
+    file.write_bytes(before)
+    assert len(gather(tmp_path)) == N
+    shutil.copytree(file.parent, tmp_path / "r1f2")
+    with pytest.raises(StudyError, match=r"r1f2.*no run that runs.parquet names"):
+        gather(tmp_path)
+    index = pd.read_parquet(tmp_path / "runs.parquet")
+    write_index(tmp_path, pd.concat([index, index[index["fold"] == 2].assign(repeat=1)]), timings=False)
+    with pytest.raises(StudyError, match=r"r1f2/predictions.parquet.*another run"):
+        gather(tmp_path)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -9,7 +9,8 @@ import yaml
 from studies import ROOT
 
 from histostudy.errors import ConfigError
-from histostudy.provenance.pipeline import artifact_name, pipeline, pipeline_text
+from histostudy.provenance.pipeline import artifact_name, data_of, pipeline, pipeline_text
+from histostudy.study import Study
 
 
 def _checkout(folder: Path, **studies: dict) -> Path:
@@ -53,6 +54,41 @@ def test_a_table_alone_stands_for_its_folder(tmp_path: Path) -> None:
         "file": "config/studies/tables.yaml", "data": "data/t", "from": "data/t",
     }  # fmt: skip
     assert "t" not in stages["features"]["foreach"]
+
+
+def test_every_file_that_a_study_names_is_its_data() -> None:
+    content = {
+        "study": "s",
+        "cohort": {"name": "c", "slides": "d/slides.csv", "patients": "d/patients.csv"},
+        "tissue": {"method": "unet", "checkpoint": "w/tissue.safetensors"},
+        "features": {"encoder": "pretrained", "stain": {"method": "macenko", "target": "w/target.json"}},
+        "pretrain": {
+            "images": "d/images",
+            "method": "distil",
+            "teacher": "builtin",
+            "teacher_checkpoint": "w/teacher.pt",
+        },
+        "tasks": [
+            {"name": "seg", "kind": "segmentation", "annotations": "d/outlines", "classes": {"a": ["a"], "b": ["b"]}}
+        ],
+        "models": {"net": {"segmenter": "unet", "options": {"checkpoint": "w/net.safetensors"}}},
+    }
+    study = Study.model_validate(content)
+    found = {str(path) for path in data_of(study, Path("config/studies/s.yaml"))}
+    named = ("slides.csv", "patients.csv", "images", "outlines")
+    assert found == {f"config/studies/d/{name}" for name in named} | {
+        f"config/studies/w/{name}" for name in ("tissue.safetensors", "target.json", "teacher.pt", "net.safetensors")
+    }
+
+
+def test_predictions_made_elsewhere_are_data_of_a_drawn_cohort_too() -> None:
+    content = {
+        "study": "s",
+        "cohort": {"name": "c", "simulate": {"patients": 12}},
+        "tasks": [{"name": "t", "kind": "classification", "target": "subtype"}],
+        "models": {"theirs": {"predictions": "../../d/theirs.csv"}},
+    }
+    assert data_of(Study.model_validate(content), Path("config/studies/s.yaml")) == [Path("d/theirs.csv")]
 
 
 def test_two_studies_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -128,6 +128,83 @@ def test_a_failed_run_keeps_the_records_of_what_it_made(finished: Path, tmp_path
     assert (elsewhere / "results/b.txt").read_text() == "one data\n"
 
 
+def _here(finished: Path, to: Path) -> Path:
+    """The folder that made the results, or as good as: with Snakemake's records, and every time as it was."""
+    return shutil.copytree(finished, to)
+
+
+@pytest.mark.parametrize("when", [None, 1e9], ids=["now", "as if long ago"])
+def test_a_changed_result_is_refused_where_it_was_made(finished: Path, tmp_path: Path, when: float | None) -> None:
+    here = _here(finished, tmp_path / "here")
+    result, kept = here / "results/b.txt", (here / "results/provenance.jsonl").read_bytes()
+    made = result.read_bytes()
+    result.write_text("tampered\n")
+    if when:
+        os.utime(result, (when, when))
+    for _ in range(2):
+        done = _run(here)
+        assert done.returncode != 0
+        assert "results/b.txt: was changed since it was made" in done.stdout + done.stderr
+        assert (here / "results/provenance.jsonl").read_bytes() == kept
+    result.unlink()
+    assert _jobs(_run(here)) == {"b"}
+    assert result.read_bytes() == made
+    assert (here / "results/provenance.jsonl").read_bytes() == kept
+
+
+def test_a_changed_result_is_refused_where_it_was_restored(finished: Path, tmp_path: Path) -> None:
+    here = _copy(finished, tmp_path / "copy")
+    assert _jobs(_run(here, "-n")) == set()
+    (here / "results/a.txt").write_text("tampered\n")
+    os.utime(here / "results/a.txt", (1e9, 1e9))
+    done = _run(here, "-n")
+    assert done.returncode != 0 and "results/a.txt: was changed" in done.stdout + done.stderr
+    (here / "results/a.txt").write_text("one data\n")
+    assert _jobs(_run(here, "-n")) == set()
+
+
+def test_a_result_changed_during_a_run_is_not_recorded(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = _here(finished, tmp_path / "here")
+    monkeypatch.chdir(here)
+    file = Path("results/provenance.jsonl")
+    kept = file.read_bytes()
+    Path("results/a.txt").write_text("tampered\n")
+    assert records.save(file, ["results/"], HashCache()) == 2
+    assert file.read_bytes() == kept
+    with pytest.raises(StudyError, match="results/a.txt: was changed"):
+        records.restore(file, HashCache())
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_what_a_killed_run_made_again_is_taken(finished: Path, tmp_path: Path, coarse: bool) -> None:
+    here = _here(finished, tmp_path / "here")
+    kept = (here / "results/provenance.jsonl").read_bytes()
+    # killed: its last words were not said
+    (here / "Snakefile").write_text(SNAKEFILE.replace("    records.save", "    (lambda *_: None)"))
+    assert _jobs(_run(here, "--config", "word=two")) == {"a", "b"}
+    assert (here / "results/provenance.jsonl").read_bytes() == kept
+    (here / "Snakefile").write_text(SNAKEFILE)
+    if coarse:  # as the disk remembers it
+        for file in (here / "results").glob("*.txt"):
+            os.utime(file, (int(file.stat().st_mtime), int(file.stat().st_mtime)))
+    assert _jobs(_run(here, "--config", "word=two")) == set()
+    # a run that has something to do keeps the records of all
+    (here / "results/b.txt").unlink()
+    assert _jobs(_run(here, "--config", "word=two")) == {"b"}
+    elsewhere = _copy(here, tmp_path / "elsewhere")
+    assert _jobs(_run(elsewhere, "-n", "--config", "word=two")) == set()
+
+
+def test_touched_results_hold(finished: Path, tmp_path: Path) -> None:
+    here = _here(finished, tmp_path / "here")
+    assert _run(here, "--touch", "--forceall").returncode == 0
+    for file in (here / "results").glob("*.txt"):
+        assert file.stat().st_mtime > (finished / "results" / file.name).stat().st_mtime
+    assert _jobs(_run(here, "-n")) == set()
+
+
 def test_lines_of_what_is_not_here_are_kept(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = _copy(finished, tmp_path / "copy", snakemake=True)
     monkeypatch.chdir(here)

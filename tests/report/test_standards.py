@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -110,3 +111,91 @@ def test_a_table_of_the_markdown_has_five_cells_a_row(context: ReportContext, na
     rows = [line for line in reporting_files(context)[name].splitlines() if line.startswith("| ")]
     assert len(rows) > 20
     assert all(len(re.split(r"(?<!\\)\|", row)) == 7 for row in rows)
+
+
+def _changed(context: ReportContext, **keys: Any) -> ReportContext:
+    """The context of the same study with some keys of its file changed."""
+    return dataclasses.replace(context, study={**context.study, **keys})
+
+
+def _trained(context: ReportContext, model: str, **settings: Any) -> ReportContext:
+    given = context.study["models"][model]
+    changed = {**given, "training": {**given["training"], **settings}}
+    return _changed(context, models={**context.study["models"], model: changed})
+
+
+def test_balancing_is_told_where_it_does_something_with_the_shift_after(context: ReportContext) -> None:
+    def told(model: str, **settings: Any) -> str:
+        return _text(_lists(_trained(context, model, **settings))["TRIPOD+AI"], "13")
+
+    balanced = told("abmil", sampling="balanced")
+    assert "subtype: balanced drawing of patients (abmil)" in balanced and "os: balanced" in balanced
+    assert "probabilities of abmil, not the risks, were shifted" in balanced
+    weighted = told("abmil", alpha=0.5)
+    assert "os: extra weight of patients with an event (abmil)" in weighted and "shifted" in weighted
+    for nothing in (told("abmil", alpha=0.5, loss="cox"), told("mean", sampling="balanced")):
+        assert "No drawing or weighting" in nothing and "Used" not in nothing
+    cox = told("abmil", sampling="balanced", loss="cox")
+    assert "os: balanced drawing" in cox
+
+
+def test_covariates_are_those_of_the_task(context: ReportContext) -> None:
+    tasks = [{**t, "adjust": ["sex"] if t["name"] == "subtype" else ["age"] if t["name"] == "os" else []}
+             for t in context.study["tasks"]]  # fmt: skip
+    lists = _lists(_changed(context, tasks=tasks))
+    for number in ("8", "17"):
+        assert "age" in _text(lists["REMARK"], number) and "sex" not in _text(lists["REMARK"], number)
+    assert "subtype: sex; os: age" in _text(lists["TRIPOD+AI"], "9a")
+    assert "sex in subtype; age in os" in _text(lists["TRIPOD+AI"], "12c")
+    none = _lists(_changed(context, tasks=[{**t, "adjust": []} for t in tasks]))["REMARK"]
+    assert _text(none, "16") == "Not done: no covariates."
+
+
+def test_figures_are_said_to_show_slides_where_there_are_some(context: ReportContext) -> None:
+    real = _changed(context, cohort={"name": "c", "slides": "s.csv", "patients": "p.csv"})
+    text = reporting_files(real)["availability.md"]
+    assert "some figures show parts of slides" in text and "figures and the record" not in text
+    tables = _changed(context, cohort={"name": "c", "patients": "p.csv"})
+    assert "parts of slides" not in reporting_files(tables)["availability.md"]
+
+
+def test_a_study_of_predictions_alone_develops_nothing(context: ReportContext) -> None:
+    study = _changed(
+        context, cohort={"name": "c", "patients": "p.csv"}, models={"snn": {"predictions": "snn.csv"}},
+        compare={**context.study["compare"], "reference": "snn"},
+    )  # fmt: skip
+    lists = _lists(study)
+    tripod, remark = lists["TRIPOD+AI"], lists["REMARK"]
+    assert _text(tripod, "1").startswith("Evaluation of predictions made elsewhere")
+    assert "Development" not in _text(tripod, "4") and "snn" in _text(tripod, "4")
+    assert "Weights of every run" not in _text(tripod, "22") and "No model was trained" in _text(tripod, "22")
+    assert "by rank within the test fold" in _text(tripod, "15") and "training part" not in _text(remark, "11")
+    assert "predictions of snn were made elsewhere" in _text(tripod, "18f")
+    assert tripod.count("authors") and next(i for i in tripod.items if i.number == "7").state == "authors"
+
+
+def test_a_permuted_task_gives_no_numbers_as_if_real(context: ReportContext) -> None:
+    tasks = [{**t, "permute": 1} if t["name"] == "os" else t for t in context.study["tasks"]]
+    cox = pd.DataFrame({
+        "model": "mean", "analysis": ["univariable", "multivariable"], "term": "risk (per SD)", "hazard_ratio": 2.5,
+        "low": 1.5, "high": 3.5, "p": 0.01, "ph_p": 0.5, "n": 55, "events": 36,
+    })  # fmt: skip
+    lists = _lists(dataclasses.replace(_changed(context, tasks=tasks), curves={"os": {"cox": cox}}))
+    for number in ("15", "16", "17", "18"):
+        assert "2.50" not in _text(lists["REMARK"], number) and "p 0." not in _text(lists["REMARK"], number)
+    assert "null" in _text(lists["REMARK"], "16") and "80% power" not in _text(lists["TRIPOD+AI"], "10")
+
+
+def test_more_than_one_prediction_is_told(context: ReportContext) -> None:
+    repeated = _changed(context, splits={**context.study["splits"], "repeats": 3})
+    assert "each of 3 repeats" in _text(_lists(repeated)["TRIPOD+AI"], "12g")
+    assert "after every epoch too" in _text(_lists(_trained(context, "abmil", trace=True))["TRIPOD+AI"], "12g")
+    assert "once" not in _text(_lists(context)["TRIPOD+AI"], "12g")
+
+
+def test_sites_are_told_as_the_audit_found_them(context: ReportContext) -> None:
+    apart = [{**fold, "shared_site_patients": 0.0} for fold in context.leakage["folds"]]
+    none = _lists(dataclasses.replace(context, leakage={**context.leakage, "folds": apart}))["TRIPOD+AI"]
+    assert _text(none, "12d").startswith("No site is on both sides") and "in training too" not in _text(none, "26")
+    published = _changed(context, splits={**context.study["splits"], "published": "folds"})
+    assert "100% of the test patients" in _text(_lists(published)["TRIPOD+AI"], "26")

@@ -1,16 +1,16 @@
 # The study, laid out: everything the rules need to know is asked of histostudy.plan.
-import os
 import re
 import sys
 import time
 from pathlib import Path
 
 from histostudy.errors import ConfigError, StudyError
-from histostudy.files import sweep
 from histostudy.layout import PROVENANCE
 from histostudy.model_kinds import BAG_KINDS
 from histostudy.plan import make_plan, use_this_environment
 from histostudy.provenance import behind, records
+from histostudy.provenance.following import follow
+from histostudy.provenance.leftovers import sweep
 from histostudy.studyfile import read_study_file
 
 
@@ -59,20 +59,22 @@ def plan_study():
             plan.write(dry=any(LOOKS.fullmatch(word) for word in sys.argv))
             for file in plan.layout.provenance:
                 records.restore(file, plan.hashes)
-        follow_the_plan(plan.file)
+        follow(plan.file, leads=workflow.is_main_process)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     return plan
 
 
-def follow_the_plan(file):
-    """Tell the jobs which plan they belong to; one that finds another by now would be recorded as what it is not."""
-    known = [plan for plan in os.environ.get("HISTOSTUDY_PLANS", "").split(os.pathsep) if plan]
-    if workflow.is_main_process:
-        os.environ["HISTOSTUDY_PLANS"] = os.pathsep.join(dict.fromkeys([*known, str(file)]))
-    elif known and str(file) not in known:
-        raise ConfigError("the study or its data changed while the run was going on", todo="start the run again")
+def looked_at():
+    """Indexes of the cohort's shards, whose files are looked at by every plan."""
+    folders = [Path(FOLDERS[stage]) for stage in ("slides", "tissue", "tiles", "features", "stain")]
+    return [path for folder in [*folders, *pair_folders()] for path in PLAN.indexes(folder)]
+
+
+def pair_folders():
+    """Folders of the pairs that the models learn from."""
+    return [PLAN.layout.features / "pairs" / name for name in PLAN.pairs]
 
 
 def refuse_unrecorded():
@@ -84,7 +86,7 @@ def refuse_unrecorded():
             ours = tuple(prefix for prefixes in PLAN.layout.provenance.values() for prefix in prefixes)
             # git brings the summary alone to a clone, without records: it is made again
             records.refuse_unrecorded(o for o in outputs if str(o).startswith(ours) and str(o) not in SUMMARY)
-            behind.check(map(Path, FOLDERS.values()), PLAN.n_shards)
+            behind.check(looked_at(), PLAN.hashes)
             PLAN.remember()
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -93,14 +95,15 @@ def refuse_unrecorded():
 
 def save_records():
     """Keep Snakemake's records with the results, whether the run ended well or not, and nothing half-written."""
-    for folder in (COHORT, HOME):
-        sweep(Path(folder), before=BEGUN)
     for file, prefixes in PLAN.layout.provenance.items():
         records.save(file, prefixes, PLAN.hashes)
+    # another study of the cohort may be running: what it has in hand is no older than a day
+    sweep(Path(COHORT), before=min(BEGUN, time.time() - 24 * 60 * 60))
+    sweep(Path(HOME), before=BEGUN)
     PLAN.describe_run()
     PLAN.hashes.save()
     try:
-        behind.check(map(Path, FOLDERS.values()), PLAN.n_shards)
+        behind.check(looked_at(), PLAN.hashes)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
 
@@ -230,7 +233,7 @@ def cohort_products():
     stages += ["tissue"] if INDEX and not PRECOMPUTED else []
     stages += ["tiles", "features"] if STUDY.uses_bags and not PRECOMPUTED else []
     stages += ["stain"] if "stain" in STUDY.audit else []
-    folders = [PLAN.layout.features / "pairs" / name for name in PLAN.pairs] + [Path(FOLDERS[s]) for s in stages]
+    folders = [*pair_folders(), *(Path(FOLDERS[stage]) for stage in stages)]
     drawn = [table for table in PLAN.tables if table.startswith(f"{FOLDERS['source']}/")]
     made = [str(PLAN.layout.slides_table), *INDEX, *PLAN.encoder, *drawn]
     return made + [path for folder in folders for path in PLAN.indexes(folder)]

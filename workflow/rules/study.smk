@@ -257,6 +257,7 @@ rule overview:
         mem_mb=memory(1000),
     params:
         study=PLAN.file,
+        settings=PLAN.settings("tasks", "models", "compare", "sequence"),
         code=PLAN.code("overview"),
     shell:
         "histostudy overview --study {params.study} > {log} 2>&1"
@@ -289,6 +290,7 @@ rule figures:
         mem_mb=memory(4000),
     params:
         study=PLAN.file,
+        settings=PLAN.settings("tasks", "models", "modalities", "compare", "sequence", "audit", "tiles", "features"),
         code=PLAN.code("figures"),
     shell:
         "histostudy figures --study {params.study} > {log} 2>&1"
@@ -323,6 +325,8 @@ rule report:
         mem_mb=memory(2000),
     params:
         study=PLAN.file,
+        # the page prints the whole study
+        settings=PLAN.settings(),
         code=PLAN.code("report"),
     shell:
         "histostudy report --study {params.study} > {log} 2>&1"

@@ -141,7 +141,7 @@ for _name, _arch, _dim in (
 ):
     _add(
         _name, "timm", f"1aurent/{_arch}.kaiko_ai_towards_large_pathology_fms", _dim, mpp=_MULTI, **_HALF,
-        architecture=_arch.replace("reg4_224", "reg4_dinov2"), licence="MIT",
+        architecture=_arch.replace("reg4_224", "reg4_dinov2"), licence="Kaiko non-commercial",
         options={"img_size": 224, "dynamic_img_size": True}, note="arXiv:2404.15217",
     )  # fmt: skip
 for _patch in (8, 16):

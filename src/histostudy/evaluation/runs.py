@@ -13,6 +13,7 @@ from histostudy.errors import StudyError
 from histostudy.evaluation.bootstrap import Floats, bootstrap_weights
 from histostudy.evaluation.metrics.base import Run
 from histostudy.evaluation.metrics.classification import Classes
+from histostudy.training.runfolder import INDEX, unchanged
 
 if TYPE_CHECKING:
     from histostudy.cohort.outcomes import Outcome
@@ -30,9 +31,27 @@ def gather(folder: str | Path) -> pd.DataFrame:
     Raises
     ------
     StudyError
-        If there is no run.
+        If there is no run, one is there that ``runs.parquet`` does not name or the reverse, or predictions have
+        another checksum than it says.
     """
-    frames = [pd.read_parquet(file) for file in sorted(Path(folder).glob("r*f*/predictions.parquet"))]
+    folder = Path(folder)
+    if not (folder / INDEX).is_file():
+        raise StudyError("no predictions", where=folder, todo="train the model first")
+    index = pd.read_parquet(folder / INDEX, columns=["repeat", "fold", "sha256"])
+    recorded = {f"r{repeat}f{fold}": digest for repeat, fold, digest in index.itertuples(index=False)}
+    if len(recorded) != len(index):
+        raise StudyError("names a run twice", where=folder / INDEX, todo="delete it, and run again")
+    if stray := sorted({path.parent.name for path in folder.glob("r*f*/predictions.parquet")} - recorded.keys()):
+        raise StudyError(f"is no run that {INDEX} names", where=folder / stray[0], todo="delete this folder")
+    frames = []
+    for name, digest in recorded.items():
+        frames.append(pd.read_parquet(unchanged(folder / name / "predictions.parquet", digest)))
+        inside = set(frames[-1][["repeat", "fold"]].itertuples(index=False, name=None))
+        if {f"r{repeat}f{fold}" for repeat, fold in inside} != {name}:
+            where = folder / name / "predictions.parquet"
+            raise StudyError(
+                "holds predictions of another run", where=where, todo="delete the run's folder, and run again"
+            )
     if not frames:
         raise StudyError("no predictions", where=folder, todo="train the model first")
     return pd.concat(frames, ignore_index=True).sort_values(["repeat", "fold", "patient_id"], ignore_index=True)

@@ -17,7 +17,7 @@ import yaml
 from histostudy.errors import ConfigError
 from histostudy.layout import Layout
 from histostudy.study import Study
-from histostudy.studyfile import read_study_file
+from histostudy.studyfile import paths_of, read_study_file
 
 DEFAULT = Path("config") / "config.yaml"
 STUDIES = Path("config") / "studies"
@@ -102,15 +102,9 @@ def pipeline_text(root: Path) -> str:
 
 def data_of(study: Study, file: Path) -> list[Path]:
     """Paths in the checkout of every table, folder and file that a study names."""
-    given: list[Path | None] = [study.cohort.slides, study.cohort.patients, study.features.precomputed]
-    given += [study.features.checkpoint, study.splits.published, study.tiles.spots]
-    for task in study.tasks:
-        given += [getattr(task, key, None) for key in ("table", "centroids", "annotations")]
-    for modality in study.modalities.values():
-        given += [modality.table, modality.groups]
-    given += [model.predictions for model in study.models.values()]
-    drawn = study.cohort.simulate is not None  # its tables are results
-    return [] if drawn else [Path(os.path.normpath(file.parent / path)) for path in given if path is not None]
+    # of a drawn cohort the tables are results
+    given = (Path(os.path.expandvars(path)).expanduser() for _, path, _ in paths_of(study))
+    return [Path(os.path.normpath(file.parent / path)) for path in given]
 
 
 def artifact_name(study: str) -> str:

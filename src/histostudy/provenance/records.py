@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -52,7 +53,8 @@ def record_path(output: str, kind: str = "metadata") -> Path:
 def save(file: Path, prefixes: Sequence[str], cache: HashCache) -> int:
     """Write the records of some outputs; returns how many there are.
 
-    Lines of outputs that are not here (another study's features, not pulled) stay as they were.
+    Lines of outputs that are not here (another study's features, not pulled) stay as they were, and so do those of
+    outputs that somebody changed: the next plan refuses these.
 
     Parameters
     ----------
@@ -73,7 +75,8 @@ def save(file: Path, prefixes: Sequence[str], cache: HashCache) -> int:
         # one that is still marked was being made again when its job was killed: its record is of what was there before
         if os.path.isfile(output) and not record_path(output, "incomplete").exists()
     }  # fmt: skip
-    lines = {line["target"]: line for line in _lines(file) if not os.path.exists(line["target"])}
+    before = {line["target"]: line for line in _lines(file)}
+    lines = {target: line for target, line in before.items() if not os.path.exists(target)}
     for (output, path), digest in zip(found.items(), cache.sha256s(found), strict=True):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record.get("record_format_version") != FORMAT:
@@ -81,6 +84,10 @@ def save(file: Path, prefixes: Sequence[str], cache: HashCache) -> int:
                 f"Snakemake's record of {output} has format {record.get('record_format_version')}, not {FORMAT}",
                 todo="install the locked version of snakemake (envs/requirements.lock)",
             )
+        if output in before and digest != before[output]["sha256"] and not _made(output, record):
+            logger.warning("%s was changed since it was made: its record stays that of what was made", output)
+            lines[output] = before[output]
+            continue
         # the command as the rule has it: with threads and paths filled in it would differ between machines
         kept = record | dict.fromkeys(VOLATILE) | {"shellcmd": record["code"]}
         lines[output] = {"target": output, "sha256": digest, "record": kept}
@@ -96,10 +103,18 @@ def save(file: Path, prefixes: Sequence[str], cache: HashCache) -> int:
 def restore(file: Path, cache: HashCache) -> int:
     """Give Snakemake the records of a file; returns how many it had not.
 
-    Nothing happens where the file of records is the one this working directory wrote or restored last. An output of
-    another content than its line says loses its record, and is made again.
+    Where the file of records is the one this working directory wrote or restored last, outputs are compared with their
+    lines alone. Otherwise one of another content than its line says loses its record.
+
+    Raises
+    ------
+    StudyError
+        If somebody changed an output since a job of this working directory made it, or since it was restored.
     """
-    if not file.is_file() or (_seen(file).is_file() and _seen(file).read_text(encoding="utf-8") == _digest(file)):
+    if not file.is_file():
+        return 0
+    if _seen(file).is_file() and _seen(file).read_text(encoding="utf-8") == _digest(file):
+        _refuse_changed(file, cache)
         return 0
     # without this folder Snakemake would take the records for those of a version of its own from long ago
     (SNAKEMAKE / "incomplete").mkdir(parents=True, exist_ok=True)
@@ -157,6 +172,36 @@ def refuse_unrecorded(outputs: Iterable[Output]) -> None:
 def read_records(file: Path) -> list[Mapping[str, Any]]:
     """Lines of a file of records: `target`, `sha256`, `record`."""
     return list(_lines(file))
+
+
+def _refuse_changed(file: Path, cache: HashCache) -> None:
+    """Stop where an output is neither what its line says nor what a job made since (whose run was killed)."""
+    here = {line["target"]: line["sha256"] for line in _lines(file) if os.path.isfile(line["target"])}
+    other = [target for target, digest in zip(here, cache.sha256s(here), strict=True) if digest != here[target]]
+    changed = [target for target in other if _changed(target)]
+    if changed:
+        raise StudyError(
+            "was changed since it was made" + (f", and {len(changed) - 1} more" if len(changed) > 1 else ""),
+            where=changed[0],
+            todo="delete it to have it made again, or bring it back (dvc checkout --force)",
+        )
+
+
+def _changed(output: str) -> bool:
+    """Whether an output has a record, and that of another content; one without is no known result at all."""
+    path = record_path(output)
+    if record_path(output, "incomplete").exists() or not path.exists():
+        return False
+    return not _made(output, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _made(output: str, record: Mapping[str, Any]) -> bool:
+    """Whether the job that a record tells of wrote the output as it is: its time is the one that Snakemake noted then.
+
+    A restored record tells of no time. A disk of coarse times may round off what Snakemake was told at first.
+    """
+    end = record.get("endtime")
+    return end is not None and any(abs(os.stat(output).st_mtime - time) < 1e-3 for time in (end, math.floor(end)))
 
 
 def _records(prefixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:

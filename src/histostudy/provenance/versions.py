@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 #: Packages whose version a reader asks for.
 PACKAGES = (
-    "histostudy", "snakemake", "torch", "timm", "transformers", "openslide-python", "openslide-bin", "numpy", "pandas",
-    "scikit-image", "scikit-learn", "scikit-survival", "statsmodels", "matplotlib",
+    "histostudy", "snakemake", "dvc", "torch", "timm", "transformers", "openslide-python", "openslide-bin", "numpy",
+    "pandas", "scipy", "scikit-image", "scikit-learn", "scikit-survival", "statsmodels", "matplotlib", "tableone",
+    "rocrate",
 )  # fmt: skip
 #: The checkout that this code runs from, its lock and its code; a package installed elsewhere has none.
 HOME = Path(__file__).resolve().parents[3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from histostudy.report.citations import LIBRARIES, libraries_used
-from histostudy.report.licences import UNKNOWN, EncoderUse, licence_notice
+from histostudy.report.licences import TISSUE, UNKNOWN, EncoderUse, licence_notice
 from histostudy.report.methods import drawn
 from histostudy.report.numbers import count, listed
 
@@ -30,8 +30,10 @@ def data_availability(facts: Facts) -> list[str]:
     if files is not None and len(files):
         listing = f"Tables read: {', '.join(f'{r.file} (SHA-256 {r.sha256[:16]})' for r in files.itertuples())}."
     shared = (
-        "Folds, metrics, comparisons, figures and the record of provenance hold no image; out-of-fold predictions and "
-        "folds carry the identifiers of patients, which may have to be replaced before they are shared."
+        "Folds, metrics, comparisons and the record of provenance hold no image; "
+        + ("the report and some figures show parts of slides; " if facts.slides else "")
+        + "out-of-fold predictions and folds carry the identifiers of patients, which may have to be replaced before "
+        "they are shared."
     )
     kept = "Slides, features and patient tables are not part of what is shared here." if facts.slides else ""
     kept = kept or "The patient table is not part of what is shared here."
@@ -44,7 +46,10 @@ def code_availability(facts: Facts) -> list[str]:
     version = f" {software['histostudy']}" if software.get("histostudy", "not installed") != "not installed" else ""
     commit = f", commit {software['commit']}" if "commit" in software else ""
     lock = software.get("environment lock (SHA-256)")
-    text = [f"All results were made by histostudy{version}{commit} (Apache-2.0) as one Snakemake workflow."]
+    elsewhere = [f"the predictions of {listed(facts.foreign)}"] * bool(facts.foreign)
+    elsewhere += ["the features"] * facts.precomputed
+    made = f"; {listed(elsewhere)} were made elsewhere, by code that is not told here" if elsewhere else ""
+    text = [f"The results were made by histostudy{version}{commit} (Apache-2.0) as one Snakemake workflow{made}."]
     if lock:
         text.append(f"The pinned environment has the SHA-256 {lock}.")
     return [*text, "study.yaml holds every setting, ro-crate-metadata.json every job with its inputs and outputs."]
@@ -57,7 +62,8 @@ def encoder_rows(uses: list[EncoderUse]) -> list[dict[str, str]]:
         limits = [use.limits] if use.limits else []
         limits += ["weights on request or after accepting terms"] * use.gated
         limits += ["ask its makers"] * (use.licence == UNKNOWN)
-        rows.append({"encoder": use.name, "did": use.how, "licence": use.licence, "limits": "; ".join(limits)})
+        licence = "not recorded here" if use.how == TISSUE and use.licence == UNKNOWN else use.licence
+        rows.append({"encoder": use.name, "did": use.how, "licence": licence, "limits": "; ".join(limits)})
     return rows
 
 
@@ -65,7 +71,7 @@ def library_rows(facts: Facts) -> list[dict[str, str]]:
     """Libraries with version and licence, for a table."""
     software = facts.context.software
     return [
-        {"library": name, "version": software.get(name, "as in the environment lock"), "licence": LIBRARIES[name][1]}
+        {"library": name, "version": software.get(name, "not recorded"), "licence": LIBRARIES[name][1]}
         for name in libraries_used(facts.study)
     ]
 
@@ -73,13 +79,13 @@ def library_rows(facts: Facts) -> list[dict[str, str]]:
 def availability_markdown(facts: Facts) -> str:
     """Data and code availability and licences as a Markdown page."""
     lines = [f"# Availability: {facts.study.get('study', 'study')}", ""]
-    if notice := licence_notice(facts.encoders):
+    if notice := licence_notice(facts.weights):
         lines += [f"**{notice}**", ""]
     lines += ["## Data availability", "", " ".join(data_availability(facts)), ""]
     lines += ["For the authors: where and under what conditions the data can be had.", ""]
     lines += ["## Code availability", "", " ".join(code_availability(facts)), ""]
     lines += ["For the authors: the address of the repository and of the archived release.", "", "## Licences", ""]
-    for rows in (encoder_rows(facts.encoders), library_rows(facts)):
+    for rows in (encoder_rows(facts.weights), library_rows(facts)):
         if rows:
             lines += ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
             lines += ["| " + " | ".join(row.values()) + " |" for row in rows] + [""]

@@ -102,6 +102,8 @@ class ReportContext:
         Median follow-up of a survival task, days.
     encoders, layouts : sequence of str
         Encoders that precomputed features name, and whose layout they have.
+    asked : str
+        How many of the files of precomputed features were asked for their encoder: ``16 of 120 files read``.
     """
 
     study: Mapping[str, Any]
@@ -128,3 +130,4 @@ class ReportContext:
     follow_up: Mapping[str, float] = field(default_factory=dict)
     encoders: Sequence[str] = ()
     layouts: Sequence[str] = ()
+    asked: str = ""

@@ -53,7 +53,7 @@ def key_findings(
 ) -> list[str]:
     """A sentence or three a task.
 
-    The model named is the study's reference, chosen before the results were seen; the highest of the others is
+    The model named is the reference that the study file names; the highest of the others is
     named as such, with its paired difference, for the highest of several is high by luck too. Of a null only
     whether the intervals hold chance is said.
 

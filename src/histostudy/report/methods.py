@@ -238,7 +238,8 @@ def _inner(study: Mapping[str, Any], splits: Mapping[str, Any]) -> str:
     models = models_of(study)
     own = [m for m in models.values() if not is_foreign(m)]
     fitted = bool(own) or any(task.get("adjust") for task in study["tasks"])
-    once = "the test patients were used once, for prediction."
+    apart = ", the encoder apart, as told above" if pretraining_text(study) else ""
+    once = f"the test patients were used for prediction alone{apart}."
     chosen = inner_choice(study)
     text = ""
     if chosen:

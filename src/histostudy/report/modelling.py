@@ -109,9 +109,15 @@ def _extras(model: Spec) -> list[str]:
 
 def _controls(study: Spec) -> str:
     controls = ["prior, a model without input (the training part's mean, majority or Kaplan-Meier curve)"]
-    if covariates := sorted({c for task in study.get("tasks") or [] for c in task.get("adjust") or []}):
+    adjusted: dict[tuple[str, ...], list[str]] = {}
+    for task in study.get("tasks") or []:
+        if task.get("adjust"):
+            adjusted.setdefault(tuple(sorted(task["adjust"])), []).append(str(task["name"]))
+    if adjusted:
+        alone = len(adjusted) == 1
+        sets = [listed(list(them)) + ("" if alone else f" in {listed(mine)}") for them, mine in adjusted.items()]
         controls.append(
-            f"clinical, the clinical covariates alone ({listed(covariates)}; Cox, logistic or ridge regression) in "
+            f"clinical, the clinical covariates alone ({'; '.join(sets)}; Cox, logistic or ridge regression) in "
             "tasks that name some"
         )
     return f"Controls, fitted on all patients outside the test part: {'; '.join(controls)}."
@@ -275,7 +281,7 @@ def _losses(study: Spec, own: Mapping[str, Spec]) -> str:
             "training part"
         )
     text = f"Losses: {'; '.join(parts)}." if parts else ""
-    if shifted := [name for name, m in own.items() if _is_shifted(m, kinds)]:
+    if shifted := [name for name, m in own.items() if is_shifted(m, kinds)]:
         text += (
             f" Predicted probabilities of {listed(shifted)}, not the risks, were shifted to the training part's shares "
             "of the classes or events of the intervals, which the weighting of patients had changed."
@@ -283,7 +289,7 @@ def _losses(study: Spec, own: Mapping[str, Spec]) -> str:
     return text
 
 
-def _is_shifted(model: Spec, kinds: set[str]) -> bool:
+def is_shifted(model: Spec, kinds: set[str]) -> bool:
     """Whether predictions are recalibrated after the training: patients counted unequally in it."""
     t = model.get("training") or {}
     balanced, likelihood = t.get("sampling") == "balanced", (t.get("loss") or "nll") == "nll"

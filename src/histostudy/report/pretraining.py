@@ -25,14 +25,14 @@ def pretraining_text(study: Spec) -> str:
     outcomes were not. The report must say so.
     """
     pretrain, features = study.get("pretrain"), study.get("features") or {}
-    made = _config(features.get("checkpoint")) if pretrain or features.get("encoder") == "pretrained" else {}
+    made = made_config(features.get("checkpoint")) if pretrain or features.get("encoder") == "pretrained" else {}
     text = _own(study, pretrain, made) if pretrain else _before(study, made)
     if text and made.get("collapsed"):
         text += f" At the end of its training it had collapsed: {made['collapsed']}."
     return text
 
 
-def _config(folder: Any) -> dict[str, Any]:
+def made_config(folder: Any) -> dict[str, Any]:
     """What stands beside an encoder's weights; empty where it is not there."""
     file = Path(folder) / "config.json" if folder is not None else None
     return dict(read_json(file)) if file is not None and file.is_file() else {}
@@ -83,7 +83,7 @@ def _teacher(pretrain: Spec) -> str:
     """Whose tiles the teacher of a distillation saw."""
     if pretrain["method"] != "distil":
         return ""
-    saw = _saw(_config(pretrain.get("teacher_checkpoint")))
+    saw = _saw(made_config(pretrain.get("teacher_checkpoint")))
     if saw:
         return f" Its teacher, made here before, had seen {saw}; what it knows of them the encoder was taught."
     return " What its teacher was trained on is told by the teacher's makers, if at all."

@@ -56,14 +56,14 @@ def reporting_section(context: ReportContext) -> dict[str, Any]:
     """What the page shows: the notice of its first lines, checklists, availability, licences, references."""
     facts = Facts(context)
     return {
-        "notice": licence_notice(facts.encoders),
+        "notice": licence_notice(facts.weights),
         "checklists": [
             {"name": one.name, "summary": one.summary, "items": [(i, STATES[i.state]) for i in one.items]}
             for one in checklists(facts)
         ],
         "data": " ".join(data_availability(facts)),
         "code": " ".join(code_availability(facts)),
-        "encoders": encoder_rows(facts.encoders),
+        "encoders": encoder_rows(facts.weights),
         "libraries": library_rows(facts),
         "references": [cite(entry) for entry in _references(context)],
         "files": [f"{FOLDER}/{name}" for name in reporting_names(context.study)],

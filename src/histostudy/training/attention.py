@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histostudy.errors import ModelError
+from histostudy.training.runfolder import FILES, as_trained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,7 +78,7 @@ def attention_of(run_dir: str | Path, bags: Bags, patient_id: str) -> NDArray[np
     from histostudy.models.io import load_model
     from histostudy.models.registry import aggregator_kind
 
-    weights = Path(run_dir) / "weights.safetensors"
+    weights = as_trained(Path(run_dir), FILES[0])
     known = bags.positions != "unknown"
     if bags.coarser is None or not aggregator_kind(load_model(weights)[1]["aggregator"]).scales:
         coords = bags.coords[bags.rows(patient_id)] if known else None

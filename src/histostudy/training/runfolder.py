@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histostudy.errors import StudyError
 from histostudy.files import read_json, sha256, write_json, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILES = ("weights.safetensors", "predictions.parquet", "history.csv")
+RESTORE = "get it back with dvc checkout; or delete the run's folder and runs.parquet beside it, and run again"
+#: The rows of all runs of a model, beside their folders.
+INDEX = "runs.parquet"
 #: Predictions after every epoch, of a traced training.
 EPOCHS = "epochs.parquet"
 #: Classes called from few tiles a class, of prototypes.
@@ -65,6 +69,34 @@ def write_record(folder: Path, run: dict[str, Any], names: Iterable[str]) -> Non
     write_json(folder / "run.json", {**row, "files": {name: sha256(folder / name) for name in names}})
 
 
+def as_trained(folder: Path, name: str) -> Path:
+    """The path of a file of a run that still has the checksum of its record ``run.json``.
+
+    Raises
+    ------
+    StudyError
+        If the file or the record is gone, or one of them was changed.
+    """
+    try:
+        recorded = read_json(folder / "run.json")["files"].get(name)
+    except (OSError, ValueError, KeyError):
+        raise StudyError("is gone, or cannot be read", where=folder / "run.json", todo=RESTORE) from None
+    return unchanged(folder / name, recorded)
+
+
+def unchanged(path: Path, recorded: str | None) -> Path:
+    """The path of a file of a run that has the checksum that was recorded.
+
+    Raises
+    ------
+    StudyError
+        If the file is gone or another.
+    """
+    if not path.is_file() or sha256(path) != recorded:
+        raise StudyError("is gone, or not as training wrote it", where=path, todo=RESTORE)
+    return path
+
+
 def write_index(folder: Path, index: pd.DataFrame, timings: bool) -> None:
     """Write the rows of a model's runs: the same bytes whether they were trained now or kept.
 
@@ -81,4 +113,4 @@ def write_index(folder: Path, index: pd.DataFrame, timings: bool) -> None:
     index = index.drop(columns=passing, errors="ignore")
     # a row that was kept comes from JSON, with its keys in their order
     first = [column for column in ("repeat", "fold") if column in index]
-    write_table(folder / "runs.parquet", index[first + sorted(set(index.columns) - set(first))])
+    write_table(folder / INDEX, index[first + sorted(set(index.columns) - set(first))])

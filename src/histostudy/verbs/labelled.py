@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from histostudy.errors import ConfigError, StudyError
 from histostudy.files import frame_to_json, write_json, write_table
-from histostudy.layout import Layout
+from histostudy.layout import Layout, shard_count
 from histostudy.seeds import derive_seed
 from histostudy.study import Model, Study
 from histostudy.studyfile import load_study
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 def embed_labelled_of_study(study_file: Path, name: str) -> None:
     """Compute the vectors, mean colours and, where a model needs them, pixels of a task's labelled tiles."""
-    import pandas as pd
-
     from histostudy.training.tile_classification.embed import INDEX, embed_labelled
-    from histostudy.verbs.slides import device_of
+    from histostudy.verbs.slides import device_of, joined_shards
+    from histostudy.verbs.tables import slides_of
 
     study = load_study(study_file)
     layout, task = Layout(study), _task(study, name)
@@ -35,10 +34,8 @@ def embed_labelled_of_study(study_file: Path, name: str) -> None:
     if table.from_slides:
         if not study.has_slides:
             raise StudyError("its tiles are cut from slides", where=task.table, todo="give cohort.slides")
-        parts = [pd.read_parquet(file) for file in sorted(layout.slides.glob("shard-*.parquet"))]
-        if not parts:
-            raise StudyError("no index of slides", where=layout.slides, todo="run the stage `slides` first")
-        slides = pd.concat(parts, ignore_index=True)
+        ids = slides_of(study, layout)["slide_id"]
+        slides = joined_shards(layout, layout.slides, shard_count(len(ids), study.cohort.shard_size), ids)
     folder = layout.labelled(name)
     index = embed_labelled(
         table, scale_of(task, table, study.tiles), slides, study.features, folder, device=device_of(study.features),

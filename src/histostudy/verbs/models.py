@@ -55,21 +55,27 @@ def splits_of_spots(splits: pd.DataFrame, outcome: Outcome) -> pd.DataFrame:
 
 def train_model_of_study(study_file: Path, task: str, model: str) -> None:
     """Train all runs of a model on a task; what still holds of an earlier call is kept."""
-    from histostudy.training.stage import looks_at_tiles, train_model
-
     tables = load_tables(study_file)
     study = tables.study
     if task not in tables.outcomes:
         raise ConfigError(f"no task {task!r}", where=study_file, todo=f"tasks: {', '.join(tables.outcomes)}")
     if model not in study.model_names(task):
         raise ConfigError(f"no model {model!r}", where=study_file, todo=f"models: {', '.join(study.model_names(task))}")
-    outcome, splits = tables.outcomes[task], load_splits(tables)
+    splits = load_splits(tables)
     if (spec := study.task(task)).kind == "segmentation":
         train_segmenter_of_study(tables, spec, model, splits)
         return
     if spec.kind == "tile_classification":
         train_tiles_of_study(tables, spec, model, splits)
         return
+    train_from_bags(tables, task, model, splits)
+
+
+def train_from_bags(tables: Tables, task: str, model: str, splits: pd.DataFrame) -> None:
+    """Train all runs of a model on a task of patients or spots: from bags of tiles, or from tables alone."""
+    from histostudy.training.stage import looks_at_tiles, train_model
+
+    study, outcome = tables.study, tables.outcomes[task]
     bags = load_bags(tables) if looks_at_tiles(study, model) else None
     if outcome.patient_of:
         bags = None if bags is None else spot_bags(bags, tables, outcome)
@@ -110,10 +116,6 @@ def _beside(tables: Tables, task: str) -> Beside:
 
 def evaluate_task_of_study(study_file: Path, task: str) -> None:
     """Score a task: out-of-fold predictions, metrics with intervals, comparisons, curves."""
-    from histostudy.evaluation.epochs import epoch_tables
-    from histostudy.evaluation.runs import gather, pool_predictions
-    from histostudy.evaluation.stage import evaluate_task
-
     tables = load_tables(study_file)
     if (spec := tables.study.task(task)).kind == "segmentation":
         evaluate_segmentation_of_study(tables, spec)
@@ -121,6 +123,15 @@ def evaluate_task_of_study(study_file: Path, task: str) -> None:
     if spec.kind == "tile_classification":
         evaluate_tiles_of_study(tables, spec, load_splits(tables))
         return
+    evaluate_from_bags(tables, task)
+
+
+def evaluate_from_bags(tables: Tables, task: str) -> None:
+    """Score a task of patients or spots."""
+    from histostudy.evaluation.epochs import epoch_tables
+    from histostudy.evaluation.runs import gather, pool_predictions
+    from histostudy.evaluation.stage import evaluate_task
+
     study, layout, outcome = tables.study, tables.layout, tables.outcomes[task]
     predictions = {model: gather(layout.runs(task, model)) for model in study.model_names(task)}
     splits = load_splits(tables)

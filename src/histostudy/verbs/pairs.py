@@ -11,7 +11,7 @@ from histostudy.features.pairs import PairReader, PairSettings
 from histostudy.files import write_table
 from histostudy.layout import shard_count
 from histostudy.study import Study
-from histostudy.verbs.slides import _index, _needed, _open, device_of
+from histostudy.verbs.slides import _needed, _open, device_of, joined_shards
 
 if TYPE_CHECKING:
     from histostudy.verbs.tables import Tables
@@ -72,19 +72,15 @@ def load_pairs(tables: Tables, model: str) -> PairReader | None:
     StudyError
         If they were not made.
     """
-    import pandas as pd
-
     spec = tables.study.models.get(model)
     settings = None if spec is None else PairSettings.of(spec.recipe)
     if settings is None:
         return None
     folder = settings.folder(tables.layout.features)
     shards = shard_count(len(tables.cohort.slides), tables.study.cohort.shard_size)
-    parts = [part for i in range(shards) if (part := _index(tables.layout.shard(folder, i))) is not None]
-    if not parts:
+    if not any(folder.glob("shard-*.parquet")):
         raise StudyError("no pairs have been made", where=folder, todo="run the study: histostudy run FILE")
-    index = pd.concat(parts, ignore_index=True)
+    index = joined_shards(tables.layout, folder, shards, tables.cohort.slides["slide_id"])
     index = index[index["status"] == "ok"]
-    # a shard that lost its last slide leaves its index behind
     index = index.merge(tables.good[["slide_id", "patient_id"]], on="slide_id", validate="one_to_one")
     return PairReader(folder, index, settings)

@@ -104,7 +104,7 @@ def _device(settings: Pretrain) -> str:
 def _source(study: Study, layout: Layout, shards: int) -> tuple[TileSource, Normalise | None, dict[str, Any]]:
     """Tiles, what normalises them, and what the card says of them."""
     from histostudy.encoders.pretraining.data import ImageFolder, SlideTiles
-    from histostudy.verbs.slides import _whole
+    from histostudy.verbs.slides import joined_shards
     from histostudy.verbs.tables import slides_of
 
     settings = study.pretrain
@@ -114,8 +114,8 @@ def _source(study: Study, layout: Layout, shards: int) -> tuple[TileSource, Norm
     for folder in (layout.slides, layout.tiles):
         if not any(layout.shard(folder, i).exists() for i in range(shards)):
             raise StudyError("no such index", where=folder, todo="run the stages before this one, or give --shards")
-    slides, tiles = _whole(layout, layout.slides, shards), _whole(layout, layout.tiles, shards)
     wanted = slides_of(study, layout)
+    slides, tiles = (joined_shards(layout, f, shards, wanted["slide_id"]) for f in (layout.slides, layout.tiles))
     chosen = chosen_patients(study, layout)
     wanted = wanted[wanted["patient_id"].isin(chosen)]
     slides = slides[slides["slide_id"].isin(wanted["slide_id"])]

@@ -65,7 +65,7 @@ def write_report(study_file: Path) -> None:
         if isinstance(name, str) and name and (layout.slides / name).is_file():
             thumbnails[row["slide_id"]] = _small(layout.slides / name)
     metrics = tables("metrics")
-    encoders, layouts = _stated(study, slides)
+    encoders, layouts, asked = _stated(study, slides)
     context = ReportContext(
         study=resolve(study),
         flow=read_json(home / "cohort_flow.json"),
@@ -88,25 +88,28 @@ def write_report(study_file: Path) -> None:
         follow_up=_follow_up(study, layout),
         encoders=encoders,
         layouts=layouts,
+        asked=asked,
     )
     for name, text in reporting_files(context).items():
         write_text(layout.reporting / name, text)
     write_text(home / "report.html", render_report(context))
 
 
-def _stated(study: Study, slides: pd.DataFrame | None) -> tuple[list[str], list[str]]:
-    """Encoders that another tool's feature files name, and whose layouts they have; of our own features none."""
+def _stated(study: Study, slides: pd.DataFrame | None) -> tuple[list[str], list[str], str]:
+    """Encoders that another tool's feature files name, their layouts, and how many were read; of our own none."""
     from histostudy.features.layouts import read_header
 
     if study.features.precomputed is None or study.cohort.simulate is not None or slides is None:
-        return [], []
+        return [], [], ""
     good = slides[slides["status"] == "ok"].sort_values("slide_id")
     encoders: dict[str, None] = {}
+    read = 0
     for row in good.iloc[:: max(1, len(good) // ASKED)].to_dict("records"):
         if Path(row["path"]).is_file():
+            read += 1
             name = read_header(row["path"], row["layout"]).identity.get("encoder")
             encoders |= dict.fromkeys([str(name)] if name else [])
-    return sorted(encoders), sorted(set(good["layout"].astype(str)))
+    return sorted(encoders), sorted(set(good["layout"].astype(str))), f"{read:,} of {len(good):,} files read"
 
 
 def _follow_up(study: Study, layout: Layout) -> dict[str, float]:

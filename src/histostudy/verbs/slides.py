@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,12 +106,12 @@ def device_of(features: Features) -> str:
 
 def join_slides(study_file: Path, shards: int) -> None:
     """Join the shards of the slides into the cohort's slide table; other tools' features have the table alone."""
+    from histostudy.verbs.tables import slides_of
+
     study, layout = _open(study_file)
     if study.features.precomputed is None:
-        slides = _whole(layout, layout.slides, shards)
+        slides = joined_shards(layout, layout.slides, shards, slides_of(study, layout)["slide_id"])
     else:
-        from histostudy.verbs.tables import slides_of
-
         slides = slides_of(study, layout)[["slide_id", "patient_id", "mpp"]]
         slides = slides.assign(mpp_source=slides["mpp"].notna().map({True: "table", False: ""}))
         slides = slides.assign(status="ok", reason="", detail="")
@@ -134,9 +135,7 @@ def join_features(study_file: Path, shards: int) -> None:
 
         features = index_precomputed(wanted, study.features).merge(wanted, on="slide_id", validate="one_to_one")
     else:
-        features = _computed(layout, shards)
-        # a shard that lost its last slide leaves its index behind
-        features = features[features["slide_id"].isin(wanted["slide_id"])]
+        features = _computed(layout, shards, wanted["slide_id"])
     features = features.sort_values("slide_id", ignore_index=True)
     failed = features[features["status"] == "failed"]
     if len(failed) > study.cohort.max_failed * len(features):
@@ -150,22 +149,40 @@ def join_features(study_file: Path, shards: int) -> None:
     write_table(layout.features_table, features)
 
 
-def _whole(layout: Layout, folder: Path, shards: int) -> pd.DataFrame:
-    """A stage's index over all shards."""
+def joined_shards(layout: Layout, folder: Path, shards: int, wanted: Iterable[str]) -> pd.DataFrame:
+    """A stage's index over all shards: of each slide that is wanted the row of its shard.
+
+    What other numbers of shards, or slides that the cohort no longer has, left behind lies there too, and is not read.
+
+    Raises
+    ------
+    StudyError
+        If no shard of the wanted slides has an index.
+    """
     import pandas as pd
 
-    found = (_index(layout.shard(folder, i)) for i in range(shards))
-    return pd.concat([part for part in found if part is not None], ignore_index=True)
+    members: dict[int, set[str]] = {}
+    for slide in wanted:
+        members.setdefault(shard_of(slide, shards), set()).add(slide)
+    parts = []
+    for shard, slides in sorted(members.items()):
+        if (part := _index(layout.shard(folder, shard))) is not None:
+            parts.append(part[part["slide_id"].isin(slides)])
+    if not parts:
+        raise StudyError(
+            "no index of a shard of the study's slides", where=folder, todo="run the stage before this one"
+        )
+    return pd.concat(parts, ignore_index=True)
 
 
-def _computed(layout: Layout, shards: int) -> pd.DataFrame:
+def _computed(layout: Layout, shards: int, wanted: Iterable[str]) -> pd.DataFrame:
     """One row a slide with the facts and the first failure of its stages; of tissue alone where nothing is embedded."""
-    slides = _whole(layout, layout.slides, shards)
-    stages = {"tissue": _whole(layout, layout.tissue, shards)}
+    slides = joined_shards(layout, layout.slides, shards, wanted)
+    stages = {"tissue": joined_shards(layout, layout.tissue, shards, wanted)}
     stages["tissue"]["tissue_identity"] = stages["tissue"]["identity"]
     if layout.study.uses_bags:
-        stages["tiles"] = _whole(layout, layout.tiles, shards)
-        features = _whole(layout, layout.features, shards)
+        stages["tiles"] = joined_shards(layout, layout.tiles, shards, wanted)
+        features = joined_shards(layout, layout.features, shards, wanted)
     else:
         features = stages["tissue"][["slide_id", "status", "reason", "detail", "file", "sha256", "identity"]]
     joined = slides[["slide_id", "patient_id", *[c for c in FACTS["slides"] if c in slides]]]

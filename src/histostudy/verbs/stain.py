@@ -17,7 +17,7 @@ from histostudy.features.staining import FIT_PIXELS, describe_slides, load_norma
 from histostudy.files import write_table
 from histostudy.layout import shard_count
 from histostudy.seeds import derive_seed
-from histostudy.verbs.slides import _index, _needed, _open, device_of
+from histostudy.verbs.slides import _needed, _open, device_of, joined_shards
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,15 +199,12 @@ def _sited(tables: Tables) -> pd.DataFrame:
 
 def _slides_table(tables: Tables) -> pd.DataFrame:
     """What the stain of each slide with features is, from the shards."""
-    import pandas as pd
-
     shards = shard_count(len(tables.cohort.slides), tables.study.cohort.shard_size)
-    found = (_index(tables.layout.shard(tables.layout.stain, i)) for i in range(shards))
-    parts = [part for part in found if part is not None]
-    if not parts:
+    if not any(tables.layout.stain.glob("shard-*.parquet")):
         raise StudyError("no index of stain", where=tables.layout.stain, todo="run the stage `stain` first")
     mine = _sited(tables)[["slide_id", "patient_id", "site"]]
-    table = mine.merge(pd.concat(parts, ignore_index=True), on="slide_id", validate="one_to_one")
+    stains = joined_shards(tables.layout, tables.layout.stain, shards, tables.cohort.slides["slide_id"])
+    table = mine.merge(stains, on="slide_id", validate="one_to_one")
     if left := int(table["stain_fallback"].fillna("").ne("").sum()):
         logger.warning("the stain of %d of %d slides cannot be fitted", left, len(table))
     return table.sort_values("slide_id", ignore_index=True)

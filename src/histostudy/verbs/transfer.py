@@ -10,6 +10,7 @@ import numpy as np
 from histostudy.errors import ConfigError
 from histostudy.files import write_table
 from histostudy.log import progress
+from histostudy.training.runfolder import FILES, as_trained
 from histostudy.verbs.bags import load_bags
 from histostudy.verbs.models import load_splits
 from histostudy.verbs.tables import load_tables
@@ -42,7 +43,7 @@ def transfer_model(study_file: Path, model: str) -> None:
     for (repeat, fold), rows in progress(list(splits.groupby(["repeat", "fold"], sort=True)), f"transfer of {model}"):
         tested = set(rows.loc[rows["part"] == "test", "patient_id"])
         for source in tasks:
-            network, _ = load_model(tables.layout.runs(source, model) / f"r{repeat}f{fold}" / "weights.safetensors")
+            network, _ = load_model(as_trained(tables.layout.runs(source, model) / f"r{repeat}f{fold}", FILES[0]))
             mine = store.means() if network.aggregator.linear else store
             for target in tasks:
                 outcome = tables.outcomes[target]

@@ -19,6 +19,7 @@ from histostudy.models.io import load_tensors
 from histostudy.study import Training
 from histostudy.training.continual.sequence import SequenceModel, SequenceTest, train_sequence
 from histostudy.training.guard import LeakError
+from histostudy.training.runfolder import write_index
 
 COLUMNS = [f"prob_t{t}/{name}" for t in range(2) for name in ("no", "yes")]
 
@@ -37,7 +38,9 @@ def _train(data: Stream, folder: Path, spec: SequenceModel, **more: Any) -> pd.D
     sequence = more.pop("sequence", None) or data.outcomes()
     splits = more.pop("splits", None)
     splits = data.splits() if splits is None else splits
-    return train_sequence(more.pop("seed", 0), "m", spec, sequence, data.bags, splits, folder)  # type: ignore[arg-type]
+    index = train_sequence(more.pop("seed", 0), "m", spec, sequence, data.bags, splits, folder)  # type: ignore[arg-type]
+    write_index(folder, index, timings=False)
+    return index
 
 
 @pytest.mark.parametrize(

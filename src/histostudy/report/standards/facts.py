@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ from histostudy.evaluation.comparison import MAIN_METRIC
 from histostudy.report.applies import PREDICTS
 from histostudy.report.counts import counts_of, task_counts
 from histostudy.report.findings import CONTROLS, main_rows, shown_model
-from histostudy.report.licences import EncoderUse, encoders_used
+from histostudy.report.licences import TISSUE, EncoderUse, licensed
 from histostudy.report.methods import drawn, has_slides, methods_paragraphs
+from histostudy.report.modelling import is_foreign, is_untrained
 from histostudy.report.numbers import count, interval, known, listed, metric_name, number
 from histostudy.report.tasks import is_null, task_text, unit_of
 
@@ -59,19 +61,35 @@ class Facts:
         return methods_paragraphs(self.study, self.counts, self.context.software, self.of_tasks)
 
     @cached_property
+    def weights(self) -> list[EncoderUse]:
+        """Encoders, their teachers and a tissue network of others, with their licences."""
+        uses = licensed(self.study, self.context.encoders)
+        if not (self.precomputed and self.context.asked):
+            return uses
+        return [replace(use, how=f"{use.how} ({self.context.asked})") for use in uses]
+
+    @property
     def encoders(self) -> list[EncoderUse]:
-        """Encoders and their licences."""
-        return encoders_used(self.study, self.context.encoders)
+        """Those of `weights` that are of encoders."""
+        return [use for use in self.weights if use.how != TISSUE]
+
+    @property
+    def precomputed(self) -> bool:
+        """Whether another tool made the features."""
+        return bool(self.slides and not self.simulated and (self.study.get("features") or {}).get("precomputed"))
 
     @property
     def reference(self) -> str | None:
-        """The model chosen beforehand."""
+        """The model that the study file names as reference."""
         return (self.study.get("compare") or {}).get("reference")
 
-    @property
-    def covariates(self) -> list[str]:
-        """Clinical covariates of the clinical models."""
-        return sorted({c for task in self.tasks for c in task.get("adjust") or []})
+    def covariates(self, tasks: list[Mapping[str, Any]] | None = None) -> str:
+        """Clinical covariates of the tasks' clinical models, by task where they differ; empty without any."""
+        mine = [task for task in (self.tasks if tasks is None else tasks) if task.get("adjust")]
+        alike = {tuple(task["adjust"]) for task in mine}
+        if len(alike) == 1 and len(mine) == len(self.tasks if tasks is None else tasks):
+            return listed(list(mine[0]["adjust"]))
+        return "; ".join(f"{task['name']}: {listed(list(task['adjust']))}" for task in mine)
 
     def size(self, tasks: list[Mapping[str, Any]] | None = None) -> str:
         """`os: 80 patients, 52 events; subtype: 80 patients, 40 positive`."""
@@ -96,8 +114,8 @@ class Facts:
         steps = []
         kinds = ("patients", "slides") if self.slides else ("patients",)
         given = (self.context.flow or {}).get("steps") or []
-        for number, step in enumerate(given):
-            if 0 < number < len(given) - 1 and not step.get("excluded"):
+        for at, step in enumerate(given):
+            if 0 < at < len(given) - 1 and not step.get("excluded"):
                 continue
             text = f"{step['step']}: {count(step['patients'], 'patient')}"
             if self.slides:
@@ -106,7 +124,7 @@ class Facts:
             for one in step.get("excluded") or []:
                 of = [count(one[k], k[:-1]) for k in kinds if known(one.get(k))]
                 out.append(f"{one['reason']}: {', '.join(of)}")
-            text += " remain" if number else ""
+            text += " remain" if at else ""
             steps.append(text + (f" (left out: {'; '.join(out)})" if out else ""))
         return f"{'; '.join(steps)}." if steps else ""
 
@@ -172,6 +190,31 @@ class Facts:
     def trained(self) -> list[str]:
         """The study's models, without controls."""
         return [name for name in self.models if name not in CONTROLS]
+
+    @property
+    def own(self) -> list[str]:
+        """Models that were trained here: neither predictions made elsewhere nor left as they were initialised."""
+        return [n for n, m in self.models.items() if n not in CONTROLS and not is_foreign(m) and not is_untrained(m)]
+
+    @property
+    def untrained(self) -> list[str]:
+        """Models that are left as they were initialised."""
+        return [n for n, m in self.models.items() if n not in CONTROLS and is_untrained(m)]
+
+    @property
+    def shared_sites(self) -> list[float] | None:
+        """Share of each test part's patients from a site that is trained on too; None where that is not known."""
+        shared = [fold.get("shared_site_patients") for fold in (self.context.leakage or {}).get("folds") or []]
+        return None if not shared or any(one is None for one in shared) else [float(one) for one in shared]
+
+    def wheres(self) -> str:
+        """Columns and values by which tasks choose their patients."""
+        return "; ".join(f"{t['name']}: {k} {v}" for t in self.tasks for k, v in (t.get("where") or {}).items())
+
+    @property
+    def real_survival(self) -> list[Mapping[str, Any]]:
+        """Survival tasks that are no null."""
+        return [task for task in self.survival if not is_null(task)]
 
     @property
     def foreign(self) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from histostudy.report.methods import drawn
 from histostudy.report.numbers import count, interval, listed, number, p_value
 from histostudy.report.standards import tripod
 from histostudy.report.standards.checklist import Checklist, fill
 from histostudy.report.standards.facts import Facts
+from histostudy.report.standards.tiles import preparation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,13 +29,18 @@ def patients(f: Facts) -> str:
 
 
 def specimens(f: Facts) -> str:
-    return "None: slides are drawn." if f.simulated else "Whole-slide images." if f.slides else "No slides."
+    if what := drawn(f.study):
+        return f"None: {what if what == 'slides' else 'vectors of tiles'} are drawn."
+    return "Whole-slide images." if f.slides else "No slides."
 
 
 def assay(f: Facts) -> str:
-    text = tripod.preparation(f) if f.slides else ""
+    text = preparation(f) if f.slides else ""
     made = f"Risks of {listed(f.foreign)} were made elsewhere." if f.foreign else ""
-    own = "Risks were computed without the test outcomes; the same study file and seed give the same bytes."
+    own = (
+        "Risks were computed without the test outcomes; the same study file and seed are to give the same bytes in the "
+        "same environment on the same kind of device."
+    )
     return f"{text} {made} {own if len(f.foreign) < len(f.models) else ''}"
 
 
@@ -47,7 +54,7 @@ def endpoints(f: Facts) -> str:
 
 def candidates(f: Facts) -> str:
     text = f"Risks of {count(len(f.trained()), 'model')}: {listed(f.trained())}." if f.trained() else ""
-    return f"{text} Covariates: {listed(f.covariates) if f.covariates else 'none'}."
+    return f"{text} Covariates: {f.covariates(f.survival) or 'none'}."
 
 
 def sample_size(f: Facts) -> str:
@@ -57,17 +64,20 @@ def sample_size(f: Facts) -> str:
 def statistics(f: Facts) -> str:
     return (
         f"{f.paragraph('Intervals are')} Cox models of out-of-fold risk and covariates, one baseline a run, all "
-        "covariates named beforehand and none selected; proportional hazards tested by residuals (Grambsch and "
-        f"Therneau). {tripod.missing(f)}"
+        "covariates named in the study file and none selected by the run; proportional hazards tested by "
+        f"residuals (Grambsch and Therneau). {tripod.missing(f)}"
     )
 
 
 def cutpoints(f: Facts) -> str:
-    return (
-        "The risk is used as a number, standardised within the run that tested it; Kaplan-Meier groups are cut at the "
-        "median risk of the training part, not at a cut-point sought in the test part; a figure beside them shows what "
-        "cutting at ranks within the fold, or at risks pooled over folds, gives."
-    )
+    text = "The risk is used as a number, standardised within the run that tested it. "
+    if f.own or f.untrained or not f.foreign:
+        text += (
+            "Kaplan-Meier groups are cut at the median risk of the training part, not at a cut-point sought in the "
+            "test part; a figure beside them shows what cutting at ranks within the fold, or at risks pooled over "
+            "folds, gives. "
+        )
+    return text + (f"Of {listed(f.foreign)} groups are cut by rank within the test fold." if f.foreign else "")
 
 
 def flow(f: Facts) -> str:
@@ -80,7 +90,7 @@ def distributions(f: Facts) -> str:
 
 def relation(f: Facts) -> str:
     parts = []
-    for name in (t["name"] for t in f.survival):
+    for name in (t["name"] for t in f.real_survival):
         added = f.context.curves.get(name, {}).get("added")
         rows = [] if added is None else added[added["base"] == "clinical"].dropna(subset=["p"]).to_dict("records")
         parts += [f"{name}: {r['added']}, p {p_value(r['p'])}" for r in rows]
@@ -99,7 +109,8 @@ def _shown(f: Facts, task: str, analysis: str) -> pd.DataFrame | None:
 
 def _cox(f: Facts, analysis: str) -> str:
     parts = []
-    for name in (t["name"] for t in f.survival):
+    several = analysis == "multivariable"
+    for name in (t["name"] for t in f.real_survival if t.get("adjust") or not several):
         rows = _shown(f, name, analysis)
         for r in [] if rows is None else rows.to_dict("records"):
             term = f"{r['model']} {r['term']}" if r["term"] == RISK else r["term"]
@@ -117,18 +128,23 @@ def univariable(f: Facts) -> str:
 
 
 def multivariable(f: Facts) -> str:
+    if not f.real_survival:
+        return "Not done: every survival task is a null, its outcomes shuffled."
+    if not f.covariates(f.real_survival):
+        return "Not done: no covariates."
     return _cox(f, "multivariable") or "Not done: the study has no model whose risk differs between patients."
 
 
 def standard(f: Facts) -> str:
-    if not f.covariates:
-        return "The study names no covariates: the risk was not looked at beside standard variables."
-    return f"All of {listed(f.covariates)} are kept whatever their significance. {_cox(f, 'multivariable')}"
+    covariates = f.covariates(f.real_survival)
+    if not covariates:
+        return "The study names no covariates of survival: the risk was not looked at beside standard variables."
+    return f"All of the covariates ({covariates}) are kept whatever their significance. {_cox(f, 'multivariable')}"
 
 
 def further(f: Facts) -> str:
     parts = []
-    for name in (t["name"] for t in f.survival):
+    for name in (t["name"] for t in f.real_survival):
         rows = _shown(f, name, "multivariable")
         risk = None if rows is None else rows[rows["term"] == RISK]
         if risk is not None and len(risk):

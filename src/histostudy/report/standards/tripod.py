@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from histostudy.report.availability import code_availability, data_availability
+from histostudy.report.continual import continual_paragraph
 from histostudy.report.findings import CONTROLS, key_findings
+from histostudy.report.labelled import labelled_paragraph
+from histostudy.report.licences import UNKNOWN
+from histostudy.report.modelling import models_paragraph, training_paragraph
 from histostudy.report.numbers import count, listed, number
+from histostudy.report.segmentation import segmentation_paragraph
 from histostudy.report.standards.checklist import Checklist, fill
 from histostudy.report.standards.facts import Facts
+from histostudy.report.standards.fitting import calculation, imbalance
+from histostudy.report.standards.tiles import encoder_saw, judged, measurement, poor_input, predictors, preparation
 from histostudy.report.tasks import detectable_hazard_ratio, is_null
 
 OUTPUTS = {
@@ -18,26 +25,39 @@ OUTPUTS = {
     "regression": "a number",
     "expression": "a number for each gene",
 }
+FOREIGN_OUTPUT = "a risk, and a survival curve only where their file holds one; groups by rank within the test fold"
 
 
 def title(f: Facts) -> str:
+    what = "Development and internal validation" if f.own else f"Evaluation of {_not_trained(f)}"
     return (
-        f"Development and internal validation (no outside cohort), cohort {f.cohort.get('name')}; outcomes: "
-        f"{listed([t['name'] for t in f.tasks])}."
+        f"{what} (no outside cohort), cohort {f.cohort.get('name')}; outcomes: {listed([t['name'] for t in f.tasks])}."
     )
+
+
+def _not_trained(f: Facts) -> str:
+    """What a study evaluates that trains no model."""
+    parts = ["predictions made elsewhere"] * bool(f.foreign) + ["untrained models"] * bool(f.untrained)
+    return listed(parts) or "controls alone"
 
 
 def purpose(f: Facts) -> str:
-    kinds = ["prognostic"] * bool(f.survival) + ["not prognostic"] * (len(f.survival) < len(f.tasks))
-    return f"Kinds of task: {listed(sorted({t['kind'] for t in f.tasks}))} ({listed(kinds)})."
+    kinds = f"Kinds of task: {listed(sorted({t['kind'] for t in f.tasks}))}."
+    rest = " Whether the others are prognostic or diagnostic the run cannot tell." * (len(f.survival) < len(f.tasks))
+    return kinds + (f" Survival is prognostic.{rest}" if f.survival else rest.replace("the others are", "they are"))
 
 
 def objectives(f: Facts) -> str:
-    many = f", compared with {f.reference}, chosen before the results" if f.reference and len(f.models) > 1 else ""
-    return (
-        f"Development with internal validation of {count(len(f.trained()), 'model')} ({listed(f.trained())}){many}, "
-        f"beside controls, for {count(len(f.tasks), 'outcome')}."
-    )
+    many = f", compared with {f.reference}, named in the study file" if f.reference and len(f.models) > 1 else ""
+    parts = []
+    if f.own:
+        parts.append(f"development with internal validation of {count(len(f.own), 'model')} ({listed(f.own)})")
+    if f.foreign:
+        parts.append(f"evaluation of predictions made elsewhere ({listed(f.foreign)})")
+    if f.untrained:
+        parts.append(f"evaluation of models that are not trained ({listed(f.untrained)})")
+    what = f"{'; '.join(parts)}{many}, beside controls" if parts else "evaluation of controls alone"
+    return f"{what[0].upper()}{what[1:]}, for {count(len(f.tasks), 'outcome')}."
 
 
 def source(f: Facts) -> str:
@@ -55,14 +75,8 @@ def centres(f: Facts) -> str:
 
 
 def eligibility(f: Facts) -> str:
-    wheres = [f"{t['name']}: {k} {v}" for t in f.tasks for k, v in (t.get("where") or {}).items()]
-    kept = f"Patients of a task: {'; '.join(wheres)}. " if wheres else ""
+    kept = f"Patients of a task: {f.wheres()}. " if f.wheres() else ""
     return f"{kept}In the run: {f.flow()} {f.left_out()}"
-
-
-def preparation(f: Facts) -> str:
-    images = f.methods[1] if f.slides and len(f.methods) > 1 else ""
-    return f"{images} The same for all patients."
 
 
 def outcome(f: Facts) -> str:
@@ -71,32 +85,11 @@ def outcome(f: Facts) -> str:
     return f"{f.outcomes()}.{horizons}"
 
 
-def predictors(f: Facts) -> str:
-    text = "All tiles of each patient's slides, none chosen beforehand. " if f.slides else ""
-    if f.covariates:
-        text += f"Covariates of the clinical control, named in the study file: {listed(f.covariates)}. "
-    tables = list(f.study.get("modalities") or {})
-    return text + (f"Tables beside the slides: {listed(tables)}." if tables else "")
-
-
-def measurement(f: Facts) -> str:
-    if not f.slides:
-        return ""
-    encoders = listed([use.name for use in f.encoders]) or "no encoder that names itself"
-    if (f.study.get("features") or {}).get("precomputed") and not f.simulated:
-        return f"Tiles as vectors ({encoders}), made before the study; whether without the outcomes it cannot tell."
-    return f"Tiles as vectors ({encoders}); they were made without the outcomes."
-
-
-def judged(f: Facts) -> str:
-    return "The vectors of tiles are computed; nobody judges them." if f.slides else ""
-
-
 def sample_size(f: Facts) -> str:
     text = f"No calculation in the run. {f.size()}."
     found = [
         f"{t['name']} {number(detectable_hazard_ratio(int(f.of_tasks[t['name']]['events'])), 2)}"
-        for t in f.survival
+        for t in f.real_survival
         if f.of_tasks.get(t["name"], {}).get("events")
     ]
     if found:
@@ -108,7 +101,7 @@ def missing(f: Facts) -> str:
     how = (
         " In the clinical control a missing number is the median of the training part, a missing category a category; "
         "Cox models leave such patients out."
-        if f.covariates
+        if f.covariates()
         else ""
     )
     return f"Patients without an outcome are left out of its task. {f.left_out()} {f.missing()}{how}"
@@ -122,82 +115,67 @@ def partition(f: Facts) -> str:
 
 def handling(f: Facts) -> str:
     text = "Whatever scales the vectors of tiles is fitted to the training part. " if f.slides else ""
-    if f.covariates:
+    if f.covariates():
         text += "Covariates of the clinical control: numbers standardised, categories one-hot. "
     return text + f.paragraph("Modalities,")
 
 
 def model(f: Facts) -> str:
-    at = [i for i, p in enumerate(f.methods) if p.startswith(("Models:", "There is no model", "Predictions made"))]
-    return " ".join(f.methods[at[0] : at[0] + 2]) if at else ""
+    told = (
+        models_paragraph, training_paragraph, labelled_paragraph, segmentation_paragraph, continual_paragraph,
+    )  # fmt: skip
+    return " ".join(text for text in (paragraph(f.study) for paragraph in told) if text)
 
 
 def clusters(f: Facts) -> str:
     column = f.splits.get("preserve")
     if column:
-        return f"No {column} is on both sides of a split, so that performance is that on patients of other sites."
-    shared = [fold.get("shared_site_patients") for fold in (f.context.leakage or {}).get("folds") or []]
-    if not shared or any(s is None for s in shared):
-        return "Not dealt with."
+        return f"No {column} is on both sides of a split: performance is that on patients of another {column}."
+    shared = f.shared_sites
+    if shared is None:
+        return "Nothing was done in the run."
+    if max(shared) == 0:
+        return "No site is on both sides of a split."
+    return f"Not dealt with: {_share(shared)} of the test patients are from a site that is in training too."
+
+
+def _share(shared: list[float]) -> str:
     low, high = number(100 * min(shared), 0), number(100 * max(shared), 0)
-    share = f"{low}%" if low == high else f"{low} to {high}%"
-    return f"Not dealt with: {share} of the test patients are from a site that is in training too."
+    return f"{low}%" if low == high else f"{low} to {high}%"
 
 
 def measures(f: Facts) -> str:
     plots = listed(sorted({figure.title for figure in f.context.figures}))
-    drawn = f" Plots: {plots}." if plots else ""
-    return f"{f.paragraph('Intervals are')} Measures in the tables: {', '.join(f.heads())}.{drawn}"
+    shown = f" Plots: {plots}." if plots else ""
+    return f"{f.paragraph('Intervals are')} Measures in the tables: {', '.join(f.heads())}.{shown}"
 
 
 def updating(f: Facts) -> str:
     return "None: no model was updated or recalibrated after evaluation."
 
 
-def calculation(f: Facts) -> str:
-    elsewhere = f" Of {listed(f.foreign)} they were made elsewhere and scored as they are." if f.foreign else ""
-    return (
-        "Each test part was predicted once, by the run of its fold, with the code of this study; out-of-fold "
-        f"predictions are in predictions/<task>/<model>.parquet.{elsewhere}"
-    )
-
-
-def imbalance(f: Facts) -> str:
-    balanced = [n for n, m in f.models.items() if (m.get("training") or {}).get("sampling") == "balanced"]
-    weighted = [n for n, m in f.models.items() if (m.get("training") or {}).get("alpha")]
-    used = [f"balanced drawing of patients ({listed(balanced)})"] * bool(balanced)
-    used += [f"extra weight of patients with an event ({listed(weighted)})"] * bool(weighted)
-    counts = class_counts(f)
-    sizes = f" Test parts together: {counts}." if counts else ""
-    if not used:
-        return f"None was used; losses and the drawing of patients are unweighted.{sizes}"
-    return f"Used: {listed(used)}; no recalibration after.{sizes}"
-
-
-def class_counts(f: Facts) -> str:
-    """Patients of each class in the test parts of the first repeat."""
-    totals: dict[str, dict[str, int]] = {}
-    for fold in (f.context.leakage or {}).get("folds") or []:
-        if fold.get("repeat", 0):
-            continue
-        for task in (t["name"] for t in f.tasks if t["kind"] == "classification"):
-            for name, n in ((fold.get("balance") or {}).get(task) or {}).get("test", {}).items():
-                if name != "n":
-                    totals.setdefault(task, {})[name] = totals.get(task, {}).get(name, 0) + int(n)
-    return "; ".join(f"{t}: {', '.join(f'{c} {n}' for c, n in mine.items())}" for t, mine in totals.items())
-
-
 def fairness(f: Facts) -> str:
-    return "Nothing was done in the run; no metric is reported by demographic group."
+    apart = f"apart from tasks of chosen patients ({f.wheres()}) " if f.wheres() else ""
+    return f"Nothing was done in the run; {apart}no metric is reported by demographic group."
 
 
 def output(f: Facts) -> str:
-    return "; ".join(f"{k}: {OUTPUTS[k]}" for k in dict.fromkeys(t["kind"] for t in f.tasks)) + "."
+    texts = {kind: OUTPUTS[kind] for kind in dict.fromkeys(t["kind"] for t in f.tasks)}
+    if "survival" in texts and f.foreign:
+        theirs = f"{FOREIGN_OUTPUT} ({listed(f.foreign)})"
+        trained = f.own or f.untrained
+        texts["survival"] = f"{texts['survival']}; of predictions made elsewhere {theirs}" if trained else theirs
+    return "; ".join(f"{kind}: {text}" for kind, text in texts.items()) + "."
 
 
 def differences(f: Facts) -> str:
     column = f.splits.get("preserve")
-    return "None by design: all parts are patients of one cohort" + (f", apart by {column}." if column else ".")
+    text = "All parts are patients of one cohort" + (f", apart by {column}." if column else ".")
+    if moved := (f.study.get("compare") or {}).get("transfer"):
+        text += f" {listed(list(moved))} were also tried on patients of other survival tasks than they learned from."
+    if sourced := [n for n, m in f.models.items() if m.get("sources")]:
+        text += f" {listed(sourced)} build on runs on the study's other tasks too."
+    return text + (f" Tasks choose their patients: {f.wheres()}." if f.wheres() else "")
 
 
 def ethics(f: Facts) -> str:
@@ -244,13 +222,20 @@ def numbers(f: Facts) -> str:
         if sizes:
             span = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
             text += f" Patients of the {name} part: {span}."
-    return text
+    if f.wheres() or f.left_out():
+        text += " Parts are of the whole cohort; a task has fewer where it leaves patients out."
+    last = [n for n in f.own if (f.models[n].get("training") or {}).get("epoch") == "last"]
+    return text + (f" {listed(last)} were trained on the inner part too." if last else "")
 
 
 def specification(f: Facts) -> str:
-    bound = [f"{use.name} ({use.licence})" for use in f.encoders if use.limits or use.gated]
+    uses = [use for use in f.weights if use.limits or use.gated or use.licence == UNKNOWN]
+    bound = [f"{use.name} ({f'licence {UNKNOWN}' if use.licence == UNKNOWN else use.licence})" for use in uses]
     limits = f" Restricted by the licence of {listed(bound)}." if bound else ""
-    return f"Weights of every run are in runs/<task>/<model>/, the code builds them from study.yaml.{limits}"
+    text = "No model was trained here."
+    if f.own or f.untrained:
+        text = "Weights of every run are in runs/<task>/<model>/, the code builds them from study.yaml."
+    return text + (f" Of {listed(f.foreign)} predictions alone are here." if f.foreign else "") + limits
 
 
 def performance(f: Facts) -> str:
@@ -258,6 +243,9 @@ def performance(f: Facts) -> str:
 
 
 def heterogeneity(f: Facts) -> str:
+    column = (f.context.leakage or {}).get("site_column") or "site"
+    if any(column in (task.get("where") or {}) for task in f.tasks):
+        return f"By fold (tables/<task>_curves.json), and by task where tasks choose patients by {column}."
     return "By fold only (tables/<task>_curves.json); not by centre."
 
 
@@ -276,16 +264,17 @@ def limitations(f: Facts) -> str:
     parts = ["internal validation only, no outside cohort"]
     if f.simulated:
         parts.append("a synthetic cohort, which says nothing about patients")
-    few = [t["name"] for t in f.survival if (f.of_tasks.get(t["name"], {}).get("events") or 0) < 100]
+    few = [t["name"] for t in f.real_survival if (f.of_tasks.get(t["name"], {}).get("events") or 0) < 100]
     if few:
         parts.append(f"fewer than 100 events in {listed(few)}")
-    if not f.splits.get("preserve") and not f.splits.get("published"):
+    shared = f.shared_sites
+    if not f.splits.get("preserve") and shared is None:
         parts.append("sites may be on both sides of a split")
+    elif shared and max(shared) > 0:
+        parts.append(f"{_share(shared)} of the test patients are from a site that is in training too")
     if (f.context.leakage or {}).get("ok") is False:
         parts.append("leakage between parts")
-    pretrain = f.study.get("pretrain")
-    if pretrain and not pretrain.get("where"):
-        parts.append("an encoder that may have seen images of tested patients")
+    parts += [encoder_saw(f)] * bool(encoder_saw(f))
     if f.foreign:
         parts.append(f"predictions of {listed(f.foreign)} made elsewhere, on their makers' word")
     nulls = [t["name"] for t in f.tasks if is_null(t)]
@@ -294,15 +283,6 @@ def limitations(f: Facts) -> str:
     if not f.trained():
         parts.append(f"no model, only the controls {listed(list(CONTROLS))}")
     return f"From the run: {'; '.join(parts)}. {f.missing()}"
-
-
-def poor_input(f: Facts) -> str:
-    if not f.slides:
-        return ""
-    return (
-        "A slide that cannot be read, has no scale or no tissue is left out with its reason; vectors that are NaN or "
-        "infinite stop the run."
-    )
 
 
 FILLERS: dict[str, Callable[[Facts], str]] = {
