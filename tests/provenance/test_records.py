@@ -113,6 +113,22 @@ def test_results_without_records_are_refused(finished: Path, tmp_path: Path) -> 
     assert "2 result(s) have no record of how they were made" in done.stdout + done.stderr
 
 
+def test_what_comes_after_its_records_gets_its_own(finished: Path, tmp_path: Path) -> None:
+    """As of a pull in two parts; of other content it stays without one."""
+    here = _copy(finished, tmp_path / "copy")
+    away = (here / "results/a.txt").rename(here / "away.txt")
+    assert _run(here, "-n").returncode == 0
+    away.rename(here / "results/a.txt")
+    assert _jobs(_run(here, "-n")) == set()
+    assert _jobs(_run(here, "-n", "--config", "word=two")) == {"a", "b"}
+    other = _copy(finished, tmp_path / "other")
+    (other / "results/a.txt").unlink()
+    _run(other, "-n")
+    (other / "results/a.txt").write_text("foreign\n")
+    done = _run(other, "-n")
+    assert done.returncode != 0 and "results/a.txt" in done.stdout + done.stderr
+
+
 def test_a_failed_run_keeps_the_records_of_what_it_made(finished: Path, tmp_path: Path) -> None:
     here = _copy(finished, tmp_path / "failing", snakemake=True)
     (here / "fail").touch()

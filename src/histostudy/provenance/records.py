@@ -104,7 +104,8 @@ def restore(file: Path, cache: HashCache) -> int:
     """Give Snakemake the records of a file; returns how many it had not.
 
     Where the file of records is the one this working directory wrote or restored last, outputs are compared with their
-    lines alone. Otherwise one of another content than its line says loses its record.
+    lines, and those that were not here then get theirs. Otherwise one of another content than its line says loses its
+    record.
 
     Raises
     ------
@@ -113,13 +114,13 @@ def restore(file: Path, cache: HashCache) -> int:
     """
     if not file.is_file():
         return 0
-    if _seen(file).is_file() and _seen(file).read_text(encoding="utf-8") == _digest(file):
+    seen = _seen(file).is_file() and _seen(file).read_text(encoding="utf-8") == _digest(file)
+    if seen:
         _refuse_changed(file, cache)
-        return 0
     # without this folder Snakemake would take the records for those of a version of its own from long ago
     (SNAKEMAKE / "incomplete").mkdir(parents=True, exist_ok=True)
     (SNAKEMAKE / "metadata").mkdir(parents=True, exist_ok=True)
-    here = [line for line in _lines(file) if os.path.isfile(line["target"])]
+    here = [line for line in _lines(file) if os.path.isfile(line["target"]) and not (seen and _known(line["target"]))]
     restored = 0
     for line, digest in zip(here, cache.sha256s(line["target"] for line in here), strict=True):
         path = record_path(line["target"])
@@ -129,8 +130,9 @@ def restore(file: Path, cache: HashCache) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(line["record"]), encoding="utf-8")
         restored += 1
-    write_text(_seen(file), _digest(file))
-    logger.info("%s: records of %d outputs restored", file, restored)
+    if not seen:
+        write_text(_seen(file), _digest(file))
+        logger.info("%s: records of %d outputs restored", file, restored)
     return restored
 
 
@@ -159,14 +161,18 @@ def refuse_unrecorded(outputs: Iterable[Output]) -> None:
             where=folders[0],
             todo="declare the files in it, or an index with their checksums",
         )
-    here = existing(outputs)
-    lost = [f for f in here if not record_path(f).exists() and not record_path(f, "incomplete").exists()]
+    lost = [file for file in existing(outputs) if not _known(file)]
     if lost:
         raise StudyError(
             f"{len(lost)} result(s) have no record of how they were made",
             where=lost[0],
             todo=f"bring {PROVENANCE} along with them (dvc pull, dvc checkout), or delete them",
         )
+
+
+def _known(output: str) -> bool:
+    """Whether Snakemake has a record of an output, or a mark that it is being made."""
+    return record_path(output).exists() or record_path(output, "incomplete").exists()
 
 
 def read_records(file: Path) -> list[Mapping[str, Any]]:
