@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -88,6 +89,15 @@ def test_what_is_to_be_made_again_is_not_complained_of() -> None:
     mark.unlink()
     INDEX.unlink()
     _check()
+
+
+@pytest.mark.parametrize(
+    "broken", [lambda: INDEX.write_text("half"), lambda: write_table(INDEX, pd.DataFrame({"other": [1]}))]
+)
+def test_an_index_that_cannot_be_read_is_named(broken: Callable[[], object]) -> None:
+    broken()
+    with pytest.raises(StudyError, match=r"shard-0.parquet: is no index of files.*delete it"):
+        _check()
 
 
 def test_a_file_without_a_row_is_nobodys() -> None:

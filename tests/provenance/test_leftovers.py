@@ -9,7 +9,7 @@ import pytest
 
 from histostudy import codeversion
 from histostudy.files import atomic
-from histostudy.provenance.leftovers import sweep
+from histostudy.provenance.leftovers import alone, sweep
 
 
 def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
@@ -26,6 +26,17 @@ def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
     fresh.touch()
     assert {path.name for path in sweep(tmp_path, before=1e9 + 5)} == set(names)
     assert fresh.exists() and all(file.exists() for file in kept)
+
+
+def test_a_second_run_in_the_folder_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    locks = tmp_path / ".snakemake" / "locks"  # as Snakemake lays them: a pair a run
+    assert not alone()  # of runs without locks nothing is known
+    for run in (0, 1):
+        locks.mkdir(parents=True, exist_ok=True)
+        (locks / f"{run}.input.lock").touch()
+        (locks / f"{run}.output.lock").touch()
+        assert alone() == (run == 0)
 
 
 @pytest.mark.parametrize("call", ["stat", "unlink"])

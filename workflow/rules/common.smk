@@ -10,7 +10,7 @@ from histostudy.model_kinds import BAG_KINDS
 from histostudy.plan import make_plan, use_this_environment
 from histostudy.provenance import behind, records
 from histostudy.provenance.following import follow
-from histostudy.provenance.leftovers import sweep
+from histostudy.provenance.leftovers import alone, sweep
 from histostudy.studyfile import read_study_file
 
 
@@ -67,8 +67,8 @@ def plan_study():
 
 
 def looked_at():
-    """Indexes of the cohort's shards, whose files are looked at by every plan."""
-    folders = [Path(FOLDERS[stage]) for stage in ("slides", "tissue", "tiles", "features", "stain")]
+    """Indexes of the shards of stages that write a file a slide, which every plan looks at."""
+    folders = [Path(FOLDERS[stage]) for stage in ("tissue", "tiles", "features")]
     return [path for folder in [*folders, *pair_folders()] for path in PLAN.indexes(folder)]
 
 
@@ -97,8 +97,8 @@ def save_records():
     """Keep Snakemake's records with the results, whether the run ended well or not, and nothing half-written."""
     for file, prefixes in PLAN.layout.provenance.items():
         records.save(file, prefixes, PLAN.hashes)
-    # another study of the cohort may be running: what it has in hand is no older than a day
-    sweep(Path(COHORT), before=min(BEGUN, time.time() - 24 * 60 * 60))
+    # what another study of the cohort has in hand is no older than a day
+    sweep(Path(COHORT), before=BEGUN if alone() else BEGUN - 24 * 60 * 60)
     sweep(Path(HOME), before=BEGUN)
     PLAN.describe_run()
     PLAN.hashes.save()

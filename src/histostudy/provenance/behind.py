@@ -94,7 +94,10 @@ def _named(index: Path) -> dict[str, str]:
     """Files that an index names, with its checksums of them; a failed slide has none."""
     import pandas as pd
 
-    table = pd.read_parquet(index, columns=["file", "sha256"])
+    try:
+        table = pd.read_parquet(index, columns=["file", "sha256"])
+    except (ValueError, OSError) as error:
+        raise StudyError("is no index of files", where=index, todo="delete it, to make it again") from error
     table = table[table["file"].fillna("") != ""]
     return dict(zip(table["file"], table["sha256"], strict=True))
 

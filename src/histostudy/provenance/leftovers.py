@@ -7,10 +7,17 @@ import os
 import re
 from pathlib import Path
 
+from histostudy.provenance.records import SNAKEMAKE
+
 logger = logging.getLogger(__name__)
 
 #: Names that `histostudy.files.atomic` gives: of the stem, eight letters, and the suffix.
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
+
+
+def alone() -> bool:
+    """Whether this run is the only one in the working directory: of two studies, each holds a lock on its outputs."""
+    return len(list((SNAKEMAKE / "locks").glob("*.output.lock"))) == 1
 
 
 def sweep(folder: Path, before: float) -> list[Path]:
