@@ -48,9 +48,20 @@ class HashCache:
         except (FileNotFoundError, ValueError):
             self._known = {}
 
-    def glances(self, paths: Iterable[str | Path]) -> list[str]:
-        """`glance` of each file, in order; those not known are read by several threads."""
-        return self._of("glance", glance, list(paths))
+    def knows(self, path: str | Path) -> bool:
+        """Whether somebody took a glance at this file before."""
+        return os.path.abspath(path) in self._known.get("glance", {})
+
+    def glances(self, paths: Iterable[str | Path], *, again: bool = True) -> list[str]:
+        """`glance` of each file, in order; those not known are read by several threads.
+
+        Parameters
+        ----------
+        paths : iterable of path
+        again : bool
+            Ask the disk whether a known file has changed: a cluster's jobs plan again what was looked at just before.
+        """
+        return self._of("glance", glance, list(paths), again)
 
     def sha256s(self, paths: Iterable[str | Path]) -> list[str]:
         """SHA-256 of each file, in order."""
@@ -66,13 +77,14 @@ class HashCache:
         write_json(self.file, here)
         self._changed = False
 
-    def _of(self, kind: str, read: Callable[[str | Path], str], paths: list[str | Path]) -> list[str]:
+    def _of(
+        self, kind: str, read: Callable[[str | Path], str], paths: list[str | Path], again: bool = True
+    ) -> list[str]:
         known = self._known.setdefault(kind, {})
-        stats = [os.stat(path) for path in paths]
         keys = [os.path.abspath(path) for path in paths]
+        stats = {i: os.stat(paths[i]) for i, key in enumerate(keys) if again or key not in known}
         stale = [
-            i for i, (key, stat) in enumerate(zip(keys, stats, strict=True))
-            if known.get(key, [None])[:2] != [stat.st_size, stat.st_mtime_ns]
+            i for i, stat in stats.items() if known.get(keys[i], [None])[:2] != [stat.st_size, stat.st_mtime_ns]
         ]  # fmt: skip
         with ThreadPoolExecutor(THREADS) as pool:  # a network disk answers many questions at once
             for i, digest in zip(stale, pool.map(read, [paths[i] for i in stale]), strict=True):

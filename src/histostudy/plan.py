@@ -91,7 +91,7 @@ class Plan:
     layout : Layout
         Its paths.
     shards : dict
-        Shard number to a digest of all that its slides are: ids, paths, given scales, a glance at each.
+        Shard number to a digest of all that its slides are: ids, patients, given scales, a glance at each.
     n_shards : int
         Number of shards, those without a slide among them.
     hashes : HashCache
@@ -384,8 +384,12 @@ def _slide_rows(study: Study, layout: Layout, check: bool, hashes: HashCache) ->
     slides = (check_tables if check else slides_of)(study, layout)
     rows = {row["slide_id"]: {"mpp": row.get("mpp"), "patient": row["patient_id"]} for row in slides.to_dict("records")}
     if study.features.precomputed is None and rows:
-        for facts, path, seen in zip(rows.values(), slides["path"], hashes.glances(slides["path"]), strict=True):
-            facts |= {"path": str(path), "seen": seen}
+        from histostudy.cohort.slidefiles import glances_of
+
+        # not the path: a slide is what it holds, wherever it lies
+        looks = glances_of(slides, layout.slides, str(layout.slides_csv), hashes, check=check)
+        for facts, seen in zip(rows.values(), looks, strict=True):
+            facts["seen"] = seen
     if not rows and study.has_slides:
         raise TableError("no slides", where=layout.slides_csv, todo="give it at least one row")
     return rows

@@ -84,6 +84,26 @@ def run_shard(
     return pd.DataFrame(index)
 
 
+def slides_with_tiles(slides_index: pd.DataFrame, tiles_index: pd.DataFrame) -> pd.DataFrame:
+    """Slides that have tiles, as the stages that read their pixels work through them.
+
+    Parameters
+    ----------
+    slides_index : DataFrame
+        `slide_id`, `path`, `mpp`, `fingerprint` of each slide.
+    tiles_index : DataFrame
+        `slide_id`, `status`, `file`, `sha256` of each slide's tiles.
+
+    Returns
+    -------
+    DataFrame
+        `slide_id`, `tiles_file`, `tiles_identity` (its checksum), `path`, `mpp`, `fingerprint`.
+    """
+    ready = tiles_index.loc[tiles_index["status"] == "ok", ["slide_id", "file", "sha256"]]
+    ready = ready.rename(columns={"file": "tiles_file", "sha256": "tiles_identity"})
+    return ready.merge(slides_index[["slide_id", "path", "mpp", "fingerprint"]], on="slide_id", validate="1:1")
+
+
 def as_written(path: Path, digest: str) -> Path:
     """The path of a file that still has the checksum its index says.
 

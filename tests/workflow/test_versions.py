@@ -74,6 +74,22 @@ def test_a_clone_and_a_pull_leave_nothing_to_do(origin: Checkout, clone: Checkou
     assert clone.hashes() == origin.hashes()
 
 
+def test_slides_may_lie_elsewhere_or_nowhere(clone: Checkout) -> None:
+    slides, moved, table = clone.folder / DATA / "slides", clone.folder / "moved", DATA / "slides.csv"
+    slides.rename(moved)
+    try:
+        said = clone.run("snakemake", "--cores", "2", "--configfile", str(STUDY), "--dry-run")
+        assert "12 of 12 slide files are not here" in said and "Nothing to be done" in said
+        with clone.edited(STUDY, study(lr=0.002)):  # which the features are enough for
+            assert clone.jobs() == AFTER_RUNS | {("train", "stroma", "abmil")}
+        with clone.edited(table, re.sub(r"\bslides/", "../../moved/", clone.read(table))):
+            # the table is another file, but its slides are the same
+            assert not {job[0] for job in clone.jobs()} & {"slides", "tissue", "tiles", "embed"}
+    finally:
+        moved.rename(slides)
+    _holds(clone)
+
+
 def test_another_learning_rate_trains_its_model_and_no_other(clone: Checkout) -> None:
     with clone.edited(STUDY, study(lr=0.002)):
         assert clone.jobs() == AFTER_RUNS | {("train", "stroma", "abmil")}

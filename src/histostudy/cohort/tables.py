@@ -213,18 +213,18 @@ def read_slides(path: str | Path) -> pd.DataFrame:
 
     Columns: `slide_id`, `patient_id`; optional `path` (environment variables and ``~`` expanded; relative to
     the table's own folder first, then the working directory), `mpp`, `site`, `stain`, `exclude` (yes, or a
-    reason). A slide file that is missing is the slides stage's to report; that all are missing is an error.
+    reason). Whether the slide files are there is asked before work starts, see `histostudy.cohort.slidefiles`.
 
     Returns
     -------
     DataFrame
-        As `Cohort.slides`, with the excluded slides still in it.
+        As `Cohort.slides`, with the excluded slides still in it; `path` is where the file lies on this machine,
+        `path_given` what the table says.
 
     Raises
     ------
     TableError
-        For bad or duplicate ids, a path with an unknown variable, an mpp that is no positive number, or when
-        none of the slide files is there.
+        For bad or duplicate ids, a path with an unknown variable, or an mpp that is no positive number.
     """
     path = Path(path)
     table = read_table(path, required=("slide_id", "patient_id"))
@@ -235,17 +235,8 @@ def read_slides(path: str | Path) -> pd.DataFrame:
         table["mpp"] = [_mpp(c, path, r) for c, r in zip(table["mpp"], table[ROW], strict=True)]
     else:
         table["mpp"] = math.nan
-    if "path" in table:
-        table["path"] = [_resolve(c, path, r) for c, r in zip(table["path"], table[ROW], strict=True)]
-        given = table.loc[table["path"] != "", "path"]
-        if len(given) and not any(Path(p).exists() for p in given):
-            raise TableError(
-                f"none of the {len(given)} slide files is there (the first: {given.iloc[0]})",
-                where=at(path, column="path"),
-                todo="paths are relative to the table's own folder; environment variables may be used",
-            )
-    else:
-        table["path"] = ""
+    table["path_given"] = table["path"].fillna("") if "path" in table else ""
+    table["path"] = [_resolve(cell, path, row) for cell, row in zip(table["path_given"], table[ROW], strict=True)]
     return table.sort_values("slide_id", ignore_index=True)
 
 
@@ -258,8 +249,8 @@ def _mpp(cell: object, path: Path, row: int) -> float:
     return value
 
 
-def _resolve(cell: object, table: Path, row: int) -> str:
-    if not isinstance(cell, str):
+def _resolve(cell: str, table: Path, row: int) -> str:
+    if not cell:
         return ""
     expanded = os.path.expanduser(os.path.expandvars(cell))
     unknown = re.search(r"\$(\w+|\{[^}]*\})", expanded)

@@ -17,7 +17,7 @@ from histostudy.features.embed import Reader
 from histostudy.features.pairs import PairSettings, write_pairs
 from histostudy.features.staining import NormalisedSource, load_normaliser, stain_identity
 from histostudy.seeds import derive_seed
-from histostudy.stages import run_shard
+from histostudy.stages import run_shard, slides_with_tiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,9 +171,7 @@ def pair_slides(
     FeatureError
         If it gives NaN or infinities.
     """
-    ready = tiles_index.loc[tiles_index["status"] == "ok", ["slide_id", "file", "sha256"]]
-    ready = ready.rename(columns={"file": "tiles_file", "sha256": "tiles_identity"})
-    rows = ready.merge(slides_index[["slide_id", "path", "mpp", "fingerprint"]], on="slide_id", validate="1:1")
+    rows = slides_with_tiles(slides_index, tiles_index)
     work = _Work(features, tiles, settings, tiles_dir, out_dir, device)
     index = run_shard(rows, work, out_dir=Path(out_dir), identity_of=work.identity_of, what="pairs")
     return index.reindex(columns=COLUMNS)

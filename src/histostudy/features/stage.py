@@ -15,7 +15,7 @@ from histostudy.features.embed import Reader, coords_attributes, embed_tiles
 from histostudy.features.layouts import detect, open_precomputed, read_header, read_slide
 from histostudy.features.staining import NormalisedSource, load_normaliser, stain_identity
 from histostudy.files import sha256
-from histostudy.stages import run_shard
+from histostudy.stages import run_shard, slides_with_tiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,9 +160,7 @@ def embed_slides(
     FeatureError
         If it gives NaN or infinities.
     """
-    ready = tiles_index.loc[tiles_index["status"] == "ok", ["slide_id", "file", "sha256"]]
-    ready = ready.rename(columns={"file": "tiles_file", "sha256": "tiles_identity"})
-    rows = ready.merge(slides_index[["slide_id", "path", "mpp", "fingerprint"]], on="slide_id", validate="1:1")
+    rows = slides_with_tiles(slides_index, tiles_index)
     work = _Work(features, tiles, tiles_dir, out_dir, device, workers)
     code = code_version("histostudy.features.embed", "histostudy.slides.reader", "histostudy.tiles.store")
 

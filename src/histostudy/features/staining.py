@@ -15,7 +15,7 @@ from histostudy.encoders.stain.fit import HE_REFERENCE, StainFit, angle_between,
 from histostudy.encoders.stain.normaliser import NORMALISERS, Normaliser, sample_pixels
 from histostudy.encoders.stains import stain_density
 from histostudy.errors import BadSlideError, EncoderError
-from histostudy.stages import run_shard
+from histostudy.stages import run_shard, slides_with_tiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,9 +209,7 @@ def describe_slides(
     DataFrame
         The columns of `COLUMNS`, a row a slide that has tiles.
     """
-    ready = tiles_index.loc[tiles_index["status"] == "ok", ["slide_id", "file", "sha256"]]
-    ready = ready.rename(columns={"file": "tiles_file", "sha256": "tiles_identity"})
-    rows = ready.merge(slides_index[["slide_id", "path", "mpp", "fingerprint"]], on="slide_id", validate="1:1")
+    rows = slides_with_tiles(slides_index, tiles_index)
     code = code_version("histostudy.features.staining", "histostudy.slides.reader", "histostudy.tiles.store")
 
     def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ HEAD = "# Written by `make envs` from pyproject.toml and envs/requirements.lock:
 INSTALL = "python -m pip install --no-cache-dir --disable-pip-version-check"
 #: Folder of the checkout inside a container.
 HOME = "/histostudy"
-_PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", re.MULTILINE)
+#: A distribution of the lock and its version, at the beginning of a line.
+PINNED = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def read_lock(path: Path) -> dict[str, Pin]:
     for block in re.split(r"\n(?=\S)", text.strip()):
         if block.startswith("#") or not block:
             continue
-        match = _PIN.match(block)
+        match = PINNED.match(block)
         if match is None or match[1] in pins:
             raise ConfigError(f"not one pin of one distribution: {block[:60]!r}", where=path, todo="run `make lock`")
         pins[normalised(match[1])] = Pin(match[2], frozenset(re.findall(r"--hash=sha256:([0-9a-f]{64})", block)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
 from histostudy.model_kinds import BAG_KINDS, FAMILIES
@@ -17,7 +16,7 @@ from histostudy.report.modelling import (
     models_paragraph,
     training_paragraph,
 )
-from histostudy.report.numbers import count, known, listed, number
+from histostudy.report.numbers import count, file_name, known, listed, number
 from histostudy.report.pretraining import pretraining_text
 from histostudy.report.segmentation import segmentation_paragraph
 from histostudy.report.stain import audit_paragraph, stain_sentence
@@ -156,8 +155,8 @@ def _embeds(study: Mapping[str, Any]) -> bool:
 
 def _spots(tiles: Mapping[str, Any]) -> str:
     return (
-        f"Around each spot of {_file(tiles['spots'])} one tile was cut, {_square(tiles)}, whatever tissue is there; "
-        "spots whose tile does not lie in the slide were left out"
+        f"Around each spot of {file_name(tiles['spots'])} one tile was cut, {_square(tiles)}, whatever tissue is "
+        "there; spots whose tile does not lie in the slide were left out"
     )
 
 
@@ -204,7 +203,7 @@ def _folds(study: Mapping[str, Any], splits: Mapping[str, Any], counts: Mapping[
     number_of = f"the {count(counts['folds'], 'fold')}" if "folds" in counts else "the folds"
     who = "Models" if models_of(study) else "Controls"
     if splits.get("published"):
-        text = f"{who} were tested on {number_of} published in {_file(splits['published'])}"
+        text = f"{who} were tested on {number_of} published in {file_name(splits['published'])}"
         text += f", {again}" if again else ""
         return text + (
             ". Patients whom they put on two sides, as folds of slides do, are tested only; folds without a test part "
@@ -361,7 +360,3 @@ def _software(study: Mapping[str, Any], software: Mapping[str, str]) -> str:
     text = f"Every random number derives from the seed {study.get('seed', 0)}."
     shown = [f"{name} {version}" for name, version in software.items()]
     return text + (f" Software: {listed(shown)}." if shown else "")
-
-
-def _file(path: Any) -> str:
-    return PurePath(str(path)).name

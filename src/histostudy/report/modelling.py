@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from histostudy.model_kinds import FAMILIES
 from histostudy.report.aggregators import OWN_FUSION, aggregator_phrase
 from histostudy.report.labelled import chosen_of
-from histostudy.report.numbers import count, listed, number
+from histostudy.report.numbers import count, file_name, listed, number
 from histostudy.report.recipes import recipe_phrase
 from histostudy.report.tasks import unit_of
 from histostudy.study import Training
@@ -62,7 +61,7 @@ def models_paragraph(study: Spec) -> str:
         return ""
     own = {name: m for name, m in models.items() if not is_foreign(m)}
     text = f"Models: {_families(own)}." if own else ""
-    foreign = [f"{name} ({_file(m['predictions'])})" for name, m in models.items() if is_foreign(m)]
+    foreign = [f"{name} ({file_name(m['predictions'])})" for name, m in models.items() if is_foreign(m)]
     if foreign:
         text += (
             f" Predictions made elsewhere were scored as they are: {listed(foreign)}. Nothing of them was trained "
@@ -138,7 +137,7 @@ def modalities_paragraph(study: Spec) -> str:
 
 
 def _modality(name: str, modality: Spec) -> str:
-    source = _file(modality["table"]) if modality.get("table") else "the patient table"
+    source = file_name(modality["table"]) if modality.get("table") else "the patient table"
     columns = f"the columns {listed([str(c) for c in modality['columns']])} of " if modality.get("columns") else ""
     steps = ["log2(1 + x)"] if modality.get("log") else []
     scale = {"zscore": "standardised", "minmax": "scaled by minimum and maximum"}.get(modality.get("scale", ""), "")
@@ -146,7 +145,7 @@ def _modality(name: str, modality: Spec) -> str:
     if modality.get("top"):
         steps.append(f"the {count(modality['top'], 'column')} of largest variance in the training part")
     if modality.get("groups"):
-        steps.append(f"in the groups of {_file(modality['groups'])}")
+        steps.append(f"in the groups of {file_name(modality['groups'])}")
     return f"{name}, {columns}{source}" + (f" ({', '.join(steps)})" if steps else "")
 
 
@@ -327,7 +326,3 @@ def _who(names: Sequence[str]) -> str:
 
 def _were(names: Iterable[str]) -> str:
     return "was" if len(list(names)) == 1 else "were"
-
-
-def _file(path: Any) -> str:
-    return PurePath(str(path)).name

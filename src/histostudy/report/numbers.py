@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
@@ -51,6 +52,11 @@ CHANCE = {
     "r2": 0.0,
 }
 LOWER_IS_BETTER = frozenset({"brier", "ece", "ibs", "mae"})
+
+
+def file_name(path: Any) -> str:
+    """Name of a file without its folder."""
+    return PurePath(str(path)).name
 
 
 def known(value: Any) -> bool:

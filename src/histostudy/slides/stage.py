@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from histostudy.codeversion import code_version
 from histostudy.errors import BadSlideError, TableError
 from histostudy.files import atomic, fingerprint
+from histostudy.hashcache import glance
 from histostudy.slides.brightfield import check_brightfield
 from histostudy.slides.reader import open_raw
 from histostudy.slides.scale import resolve_mpp
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 THUMBNAIL_PX = 1024
 COLUMNS = [
     "slide_id", "patient_id", "status", "reason", "detail", "path", "mpp", "mpp_source", "mpp_metadata",
-    "width_px0", "height_px0", "levels", "vendor", "objective_power", "backend", "fingerprint", "thumbnail",
+    "width_px0", "height_px0", "levels", "vendor", "objective_power", "backend", "fingerprint", "glance", "thumbnail",
     "file", "sha256", "identity",
 ]  # fmt: skip
 
@@ -37,7 +38,7 @@ def inspect_slides(rows: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        `slide_id`, `patient_id`, `path` and, where the table gives it, `mpp` (um per pixel).
+        `slide_id`, `patient_id`, `path` and, where the table gives them, `mpp` (um per pixel) and `path_given`.
     out_dir : Path
         Gets ``thumbnails/<slide>.jpg``, at most 1024 px a side; for a slide that fails too, where it opens.
 
@@ -46,7 +47,8 @@ def inspect_slides(rows: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
     DataFrame
         One row a slide, sorted by `slide_id`, with the columns of `COLUMNS`; `status` is ``ok`` or
         ``failed``, `file` repeats `thumbnail` and `sha256` is its checksum. What is known of a slide that
-        fails (size, the wrong mpp in `mpp_metadata`) is there too.
+        fails (size, the wrong mpp in `mpp_metadata`) is there too. `path` is as the table gives it, the same on all
+        machines.
 
     Raises
     ------
@@ -69,13 +71,12 @@ def inspect_slides(rows: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
         return {"slide": prints[row["slide_id"]], "mpp": _table_mpp(row), "code": code}
 
     def work(row: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        facts = {"patient_id": row["patient_id"], "path": str(row["path"])}
-        facts["fingerprint"] = prints[row["slide_id"]]
+        facts = {"fingerprint": prints[row["slide_id"]], "glance": glance(row["path"])}
         return _inspect(row, facts, out_dir)
 
     index = run_shard(rows, work, out_dir=out_dir, identity_of=identity_of, what="slides")
-    here = {row["slide_id"]: (row["patient_id"], str(row["path"])) for row in records}
-    if len(index):  # a kept row may be of a file that has moved
+    here = {row["slide_id"]: (row["patient_id"], str(row.get("path_given", row["path"]))) for row in records}
+    if len(index):  # not of its record: a slide may move, or its patient be another
         index["patient_id"] = [here[s][0] for s in index["slide_id"]]
         index["path"] = [here[s][1] for s in index["slide_id"]]
     index = index.reindex(columns=COLUMNS)

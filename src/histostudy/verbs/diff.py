@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ import yaml
 from histostudy.errors import ConfigError
 from histostudy.files import write_text
 from histostudy.layout import Layout
+from histostudy.provenance.environment import LOCK, PINNED
 from histostudy.provenance.pipeline import data_of
 from histostudy.verbs.release import ReleaseError, Versioned
 
@@ -31,12 +31,10 @@ logger = logging.getLogger(__name__)
 WORKSPACE = "workspace"
 #: What counts as code.
 CODE = ("src", "workflow", "Snakefile")
-LOCK = "envs/requirements.lock"
 #: A larger SVG holds images and is shown as its PNG; a larger PNG is reduced.
 LARGE_BYTES = 400_000
 #: Pixels across a figure that is reduced: half of the page, on a screen of two pixels a point.
 REDUCED_PX = 1000
-PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
 
 def compare_versions(name: str, first: str, second: str, root: Path = Path(), out: Path | None = None) -> Path:

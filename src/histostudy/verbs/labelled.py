@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def embed_labelled_of_study(study_file: Path, name: str) -> None:
     """Compute the vectors, mean colours and, where a model needs them, pixels of a task's labelled tiles."""
     from histostudy.training.tile_classification.embed import INDEX, embed_labelled
-    from histostudy.verbs.slides import device_of, joined_shards
+    from histostudy.verbs.slides import device_of, joined_shards, located
     from histostudy.verbs.tables import slides_of
 
     study = load_study(study_file)
@@ -35,7 +35,8 @@ def embed_labelled_of_study(study_file: Path, name: str) -> None:
         if not study.has_slides:
             raise StudyError("its tiles are cut from slides", where=task.table, todo="give cohort.slides")
         ids = slides_of(study, layout)["slide_id"]
-        slides = joined_shards(layout, layout.slides, shard_count(len(ids), study.cohort.shard_size), ids)
+        shards = shard_count(len(ids), study.cohort.shard_size)
+        slides = located(study, layout, joined_shards(layout, layout.slides, shards, ids))
     folder = layout.labelled(name)
     index = embed_labelled(
         table, scale_of(task, table, study.tiles), slides, study.features, folder, device=device_of(study.features),

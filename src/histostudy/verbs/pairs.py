@@ -11,7 +11,7 @@ from histostudy.features.pairs import PairReader, PairSettings
 from histostudy.files import write_table
 from histostudy.layout import shard_count
 from histostudy.study import Study
-from histostudy.verbs.slides import _needed, _open, device_of, joined_shards
+from histostudy.verbs.slides import _needed, _open, device_of, joined_shards, slides_here
 
 if TYPE_CHECKING:
     from histostudy.verbs.tables import Tables
@@ -43,7 +43,7 @@ def pairs_shard(study_file: Path, name: str, shard: tuple[int, int]) -> None:
     number, _ = shard
     folder = known[name].folder(layout.features)
     index = pair_slides(
-        _needed(layout.shard(layout.slides, number)), _needed(layout.shard(layout.tiles, number)), layout.tiles,
+        slides_here(study, layout, number), _needed(layout.shard(layout.tiles, number)), layout.tiles,
         study.features, study.tiles, known[name], folder, device=device_of(study.features),
     )  # fmt: skip
     write_table(layout.shard(folder, number), index)

@@ -104,7 +104,7 @@ def _device(settings: Pretrain) -> str:
 def _source(study: Study, layout: Layout, shards: int) -> tuple[TileSource, Normalise | None, dict[str, Any]]:
     """Tiles, what normalises them, and what the card says of them."""
     from histostudy.encoders.pretraining.data import ImageFolder, SlideTiles
-    from histostudy.verbs.slides import joined_shards
+    from histostudy.verbs.slides import joined_shards, located
     from histostudy.verbs.tables import slides_of
 
     settings = study.pretrain
@@ -119,6 +119,7 @@ def _source(study: Study, layout: Layout, shards: int) -> tuple[TileSource, Norm
     chosen = chosen_patients(study, layout)
     wanted = wanted[wanted["patient_id"].isin(chosen)]
     slides = slides[slides["slide_id"].isin(wanted["slide_id"])]
+    slides = located(study, layout, slides)
     source = SlideTiles(slides, tiles[tiles["slide_id"].isin(slides["slide_id"])], layout.tiles, study.tiles)
     about = {"cohort": study.cohort.name, "patients": int(wanted["patient_id"].nunique())}
     if settings.where:

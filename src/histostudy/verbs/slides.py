@@ -44,6 +44,19 @@ def _needed(path: Path) -> pd.DataFrame:
     return index
 
 
+def slides_here(study: Study, layout: Layout, number: int) -> pd.DataFrame:
+    """Index of the slides of a shard, with the paths that they have on this machine."""
+    return located(study, layout, _needed(layout.shard(layout.slides, number)))
+
+
+def located(study: Study, layout: Layout, index: pd.DataFrame) -> pd.DataFrame:
+    """An index of slides, with their paths on this machine instead of those that the table gives."""
+    from histostudy.verbs.tables import slides_of
+
+    paths = slides_of(study, layout).set_index("slide_id")["path"]
+    return index.assign(path=index["slide_id"].map(paths))
+
+
 def inspect_shard(study_file: Path, shard: tuple[int, int]) -> None:
     """Open the slides of a shard and write what they are."""
     from histostudy.slides.stage import inspect_slides
@@ -63,7 +76,7 @@ def tissue_shard(study_file: Path, shard: tuple[int, int]) -> None:
     study, layout = _open(study_file)
     number, _ = shard
     path = layout.shard(layout.tissue, number)
-    slides = _needed(layout.shard(layout.slides, number))
+    slides = slides_here(study, layout, number)
     write_table(path, segment_slides(slides, study.tissue, layout.tissue))
 
 
@@ -86,7 +99,7 @@ def embed_shard(study_file: Path, shard: tuple[int, int], threads: int = 1) -> N
     study, layout = _open(study_file)
     number, _ = shard
     path = layout.shard(layout.features, number)
-    slides = _needed(layout.shard(layout.slides, number))
+    slides = slides_here(study, layout, number)
     tiles = _needed(layout.shard(layout.tiles, number))
     index = embed_slides(
         slides, tiles, layout.tiles, study.features, study.tiles, layout.features, device=device_of(study.features),

@@ -17,7 +17,7 @@ from histostudy.features.staining import FIT_PIXELS, describe_slides, load_norma
 from histostudy.files import write_table
 from histostudy.layout import shard_count
 from histostudy.seeds import derive_seed
-from histostudy.verbs.slides import _needed, _open, device_of, joined_shards
+from histostudy.verbs.slides import _needed, _open, device_of, joined_shards, slides_here
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def stain_shard(study_file: Path, shard: tuple[int, int]) -> None:
     study, layout = _open(study_file)
     number, _ = shard
     index = describe_slides(
-        _needed(layout.shard(layout.slides, number)), _needed(layout.shard(layout.tiles, number)), layout.tiles,
+        slides_here(study, layout, number), _needed(layout.shard(layout.tiles, number)), layout.tiles,
         study.tiles, layout.stain,
     )  # fmt: skip
     write_table(layout.shard(layout.stain, number), index)

@@ -14,8 +14,8 @@ from histostudy.cohort.foreign import ForeignPredictions
 from histostudy.cohort.modalities import ModalityTable, read_modalities
 from histostudy.cohort.outcomes import Outcome, outcome_of, spot_outcome
 from histostudy.cohort.spots import read_spots
-from histostudy.cohort.tables import ROW, Cohort, read_cohort
-from histostudy.errors import SplitError, TableError, at
+from histostudy.cohort.tables import Cohort, read_cohort
+from histostudy.errors import SplitError
 from histostudy.files import write_json, write_table
 from histostudy.layout import Layout
 from histostudy.splits.folds import make_splits
@@ -113,14 +113,6 @@ def check_tables(study: Study, layout: Layout) -> pd.DataFrame:
         for path in [model.predictions for model in study.models.values() if model.predictions is not None]:
             for outcome in of_patients:
                 ForeignPredictions(path, outcome).check(splits)
-    if study.features.precomputed is None:
-        for row in cohort.slides.to_dict("records"):
-            if not row["path"] or not Path(row["path"]).exists():
-                raise TableError(
-                    f"no slide file {row['path']}" if row["path"] else "no path",
-                    where=at(str(layout.slides_csv), row=int(row[ROW]), column="path"),
-                    todo="mend the path, or write why in the column `exclude`",
-                )
     return cohort.slides
 
 
