@@ -213,6 +213,19 @@ def test_what_a_killed_run_made_again_is_taken(finished: Path, tmp_path: Path, c
     assert _jobs(_run(elsewhere, "-n", "--config", "word=two")) == set()
 
 
+def test_what_is_brought_back_over_a_killed_run_has_the_record_of_its_own_making(
+    finished: Path, tmp_path: Path
+) -> None:
+    here = _here(finished, tmp_path / "here")
+    (here / "Snakefile").write_text(SNAKEFILE.replace("    records.save", "    (lambda *_: None)"))
+    assert _jobs(_run(here, "--config", "word=two")) == {"a", "b"}
+    (here / "Snakefile").write_text(SNAKEFILE)
+    for name in ("a.txt", "b.txt"):  # as `dvc checkout` does
+        shutil.copy(finished / "results" / name, here / "results" / name)
+    assert _jobs(_run(here, "-n", "--config", "word=two")) == {"a", "b"}
+    assert _jobs(_run(here, "-n")) == set()
+
+
 def test_touched_results_hold(finished: Path, tmp_path: Path) -> None:
     here = _here(finished, tmp_path / "here")
     assert _run(here, "--touch", "--forceall").returncode == 0

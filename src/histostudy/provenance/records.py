@@ -104,8 +104,8 @@ def restore(file: Path, cache: HashCache) -> int:
     """Give Snakemake the records of a file; returns how many it had not.
 
     Where the file of records is the one this working directory wrote or restored last, outputs are compared with their
-    lines, and those that were not here then get theirs. Otherwise one of another content than its line says loses its
-    record.
+    lines, and get them where they were not here then, or came back over what a killed run made. Otherwise an output of
+    another content than its line says loses its record.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def restore(file: Path, cache: HashCache) -> int:
     # without this folder Snakemake would take the records for those of a version of its own from long ago
     (SNAKEMAKE / "incomplete").mkdir(parents=True, exist_ok=True)
     (SNAKEMAKE / "metadata").mkdir(parents=True, exist_ok=True)
-    here = [line for line in _lines(file) if os.path.isfile(line["target"]) and not (seen and _known(line["target"]))]
+    here = [line for line in _lines(file) if os.path.isfile(line["target"]) and not (seen and _vouched(line["target"]))]
     restored = 0
     for line, digest in zip(here, cache.sha256s(line["target"] for line in here), strict=True):
         path = record_path(line["target"])
@@ -178,6 +178,17 @@ def _known(output: str) -> bool:
 def read_records(file: Path) -> list[Mapping[str, Any]]:
     """Lines of a file of records: `target`, `sha256`, `record`."""
     return list(_lines(file))
+
+
+def _vouched(output: str) -> bool:
+    """Whether the record there is of an output is of its bytes: restored with them, or of the job that wrote them."""
+    if record_path(output, "incomplete").exists():
+        return True
+    path = record_path(output)
+    if not path.exists():
+        return False
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record.get("endtime") is None or _made(output, record)
 
 
 def _refuse_changed(file: Path, cache: HashCache) -> None:
