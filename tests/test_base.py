@@ -93,6 +93,11 @@ def test_code_version_sees_code_and_not_comments(tmp_path: Path, monkeypatch: py
     first = _version_of(code, tmp_path, monkeypatch)
     assert _version_of(code.replace("One", "Two") + "# why\n", tmp_path, monkeypatch) == first
     assert _version_of(code.replace("return X", "return -X"), tmp_path, monkeypatch) != first
+    types = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from histostudy.kinds import Kind\n\n"
+    (tmp_path / "kinds.py").write_text("class Kind: pass\n")
+    typed = _version_of(types + code, tmp_path, monkeypatch)
+    (tmp_path / "kinds.py").write_text("class Kind: x = 1\n")
+    assert _version_of(types + code, tmp_path, monkeypatch) == typed, "no result is made by a type"
     (tmp_path / "helper.py").write_text("X = 2\n")
     assert _version_of(code, tmp_path, monkeypatch) != first, "a changed import changes what imports it"
 

@@ -1,8 +1,9 @@
 """Which code made a result: a hash of the syntax trees that a stage imports.
 
-Comments, docstrings and formatting are left out, so mending a comment re-runs nothing; a changed line of a
-module re-runs the stages that import it, and no others. The verbs' modules hold the work of several stages: of them a
-stage depends on the functions that it calls (``histostudy.verbs.slides:tissue_shard``), not on their neighbours.
+Comments, docstrings, formatting and what is imported for its types are left out, so mending a comment re-runs nothing;
+a changed line of a module re-runs the stages that import it, and no others. The verbs' modules hold the work of several
+stages: of them a stage depends on the functions that it calls (``histostudy.verbs.slides:tissue_shard``), not on their
+neighbours.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _parts(tree: ast.Module, name: str) -> ast.Module:
             for target in ast.walk(node):
                 if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store):
                     defined.setdefault(target.id, []).append(node)
-        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+        else:
             kept.append(node)
     if name not in defined:
         raise ValueError(f"no {name} in the module")
@@ -111,6 +112,10 @@ def _parts(tree: ast.Module, name: str) -> ast.Module:
     return ast.Module([node for used in sorted(seen) for node in defined[used]] + kept, [])
 
 
+def _is_for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse
+
+
 def _names(nodes: Iterable[ast.stmt]) -> list[str]:
     """Every name in some statements."""
     return [inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name)]
@@ -119,6 +124,8 @@ def _names(nodes: Iterable[ast.stmt]) -> list[str]:
 def _parse(source: bytes, part: str = "") -> list[Any]:
     """Digest of a module, or of a part of it, without docstrings, and the names that it imports."""
     tree = ast.parse(source)
+    # what is imported for its types alone makes no result
+    tree.body = [node for node in tree.body if not _is_for_types(node)]
     if part:
         tree = _parts(tree, part)
     found: set[str] = set()

@@ -60,8 +60,7 @@ def run_shard(
     for row in progress(rows.sort_values("slide_id").to_dict("records"), what, total=len(rows)):
         slide_id = row["slide_id"]
         identity = digest_of(identity_of(row))
-        record = out_dir / RECORDS / f"{slide_id}.json"
-        old = read_json(record) if record.exists() else None
+        old = record_of(out_dir, slide_id)
         if old is not None and old["identity"] == identity and _still_holds(old, out_dir):
             index.append(old)
             kept += 1
@@ -77,11 +76,17 @@ def run_shard(
                 base |= {"file": name, "sha256": sha256(out_dir / name)}
             base |= stats
         base["identity"] = identity
-        write_json(record, _plain(base))
+        write_json(out_dir / RECORDS / f"{slide_id}.json", _plain(base))
         index.append(base)
     if kept:
         logger.info("%s: %d of %d kept from an earlier run", what, kept, len(rows))
     return pd.DataFrame(index)
+
+
+def record_of(folder: Path, slide_id: str) -> dict[str, Any] | None:
+    """What a stage noted of a slide when it was done; None where it never was."""
+    record = folder / RECORDS / f"{slide_id}.json"
+    return read_json(record) if record.exists() else None
 
 
 def slides_with_tiles(slides_index: pd.DataFrame, tiles_index: pd.DataFrame) -> pd.DataFrame:

@@ -5,28 +5,29 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from histostudy.cohort.slidefiles import glances_of
 from histostudy.cohort.tables import read_slides
 from histostudy.errors import TableError
-from histostudy.files import write_table
+from histostudy.files import fingerprint, read_json, write_json
 from histostudy.hashcache import HashCache, glance
+from histostudy.stages import RECORDS
 
 NAMES = ("a", "b", "c")
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """A slide table beside its slides, and indexes of two shards that noted them."""
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A slide table beside its slides, and what their stage noted of them."""
+    monkeypatch.setenv("SLIDES", str(tmp_path))
     file = tmp_path / "slides.csv"
-    file.write_text("slide_id,patient_id,path\n" + "".join(f"{n},p{n},{n}.svs\n" for n in NAMES))
+    file.write_text("slide_id,patient_id,path\n" + "".join(f"{n},p{n},$SLIDES/{n}.svs\n" for n in NAMES))
     for name in NAMES:
-        (tmp_path / f"{name}.svs").write_text(f"slide {name}")
-    for shard, names in enumerate((["a", "b"], ["c"])):
-        seen = [glance(tmp_path / f"{name}.svs") for name in names]
-        write_table(tmp_path / "stage" / f"shard-{shard}.parquet", pd.DataFrame({"slide_id": names, "glance": seen}))
+        path = tmp_path / f"{name}.svs"
+        path.write_text(f"slide {name}")
+        noted = {"glance": glance(path), "fingerprint": fingerprint(path), "file_name": path.name}
+        write_json(tmp_path / "stage" / RECORDS / f"{name}.json", noted)
     return file
 
 
@@ -67,19 +68,29 @@ def test_a_job_takes_what_was_seen_and_asks_no_disk(table: Path, monkeypatch: py
 
 @pytest.mark.parametrize(
     ("gone", "match"),
-    [(NAMES, r"none of the slide files is there.*a\.svs"), (("c",), r"no slide file .*c\.svs")],
+    [(NAMES, r"none of the slide files is there.*a\.svs"), (("c",), r"row 4 column path: no slide file .*c\.svs")],
 )
 def test_what_nobody_noted_must_be_here(gone: tuple[str, ...], match: str, table: Path) -> None:
     for name in gone:
         (table.parent / f"{name}.svs").unlink()
     with pytest.raises(TableError, match=match):
         _look(table, stage="none")
-    write_table(table.parent / "stage" / "shard-1.parquet", pd.DataFrame({"slide_id": ["c"]}))  # of another version
+    record = table.parent / "stage" / RECORDS / "c.json"
+    write_json(record, {"fingerprint": read_json(record)["fingerprint"]})  # as another version wrote it
     with pytest.raises(TableError, match=r"c\.svs"):
         _look(table)
 
 
-def test_a_slide_without_a_path_is_named_with_its_row(table: Path) -> None:
-    table.write_text(table.read_text().replace("b.svs", ""))
-    with pytest.raises(TableError, match=r"slides\.csv.*row 3.*path.*: no path"):
+def test_a_variable_is_wanted_only_where_a_slide_is(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _look(table)
+    monkeypatch.delenv("SLIDES")
+    assert _look(table) == before
+    with pytest.raises(TableError, match=r"row 2 column path: .*variable \$SLIDES is not set; export SLIDES="):
         _look(table, stage="none")
+
+
+@pytest.mark.parametrize(("cell", "match"), [("", "no path"), ("$SLIDES/b_again.svs", r"no slide file .*b_again")])
+def test_another_name_is_another_slide(cell: str, match: str, table: Path) -> None:
+    table.write_text(table.read_text().replace("$SLIDES/b.svs", cell))
+    with pytest.raises(TableError, match=rf"slides\.csv.*row 3 column path: {match}"):
+        _look(table)

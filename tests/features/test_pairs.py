@@ -14,6 +14,7 @@ from histostudy.encoders.builtin import NAMES, Builtin
 from histostudy.errors import FeatureError, StudyError
 from histostudy.features.pairing import COLUMNS, pair_slides
 from histostudy.features.pairs import PairReader, PairSettings, read_pairs, write_pairs
+from histostudy.files import fingerprint
 from histostudy.slides.reader import open_slide
 from histostudy.study import Features, Tiles
 from histostudy.tiles.store import TileSet, write_tiles
@@ -39,7 +40,7 @@ def cohort(tmp_path: Path) -> Cohort:
             path, image, tile=(256, 256), photometric="rgb", resolution=(1e4 / MPP, 1e4 / MPP),
             resolutionunit="CENTIMETER",
         )  # fmt: skip
-        slides.append({"slide_id": name, "path": str(path), "mpp": MPP, "fingerprint": f"f{k}"})
+        slides.append({"slide_id": name, "path": str(path), "mpp": MPP, "fingerprint": fingerprint(path)})
         attrs = {
             "slide_id": name, "mpp_requested": 1.0, "mpp_effective": 1.0, "mpp_slide": MPP, "size_px": 64,
             "overlap_px": 0, "size_px0": 128.0, "width_px0": 640, "height_px0": 512, "identity": "x",
@@ -81,6 +82,7 @@ def test_pairs_are_of_the_pixels_that_the_features_are_of(tmp_path: Path, cohort
             path, image, tile=(256, 256), photometric="ycbcr", subsampling=(2, 2), compression="jpeg",
             resolution=(1e4 / MPP, 1e4 / MPP), resolutionunit="CENTIMETER",
         )  # fmt: skip
+    cohort[0]["fingerprint"] = [fingerprint(path) for path in cohort[0]["path"]]
     fast = TILES.model_copy(update={"jpeg_scale": "fast"})
     made = {}
     for name, tiles in (("exact", TILES), ("fast", fast)):

@@ -18,7 +18,7 @@ from histostudy.features.bags import Bags
 from histostudy.features.scales import of_all_scales
 from histostudy.features.stage import embed_slides
 from histostudy.features.store import read_coarser
-from histostudy.files import sha256
+from histostudy.files import fingerprint, sha256
 from histostudy.slides.reader import open_slide
 from histostudy.study import Features, Tiles
 from histostudy.tiles.coarser import coarser_tiles
@@ -41,7 +41,7 @@ def cohort(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
             path, image, tile=(128, 128), photometric="rgb", compression="jpeg", resolution=(1e4 / MPP,) * 2,
             resolutionunit="CENTIMETER",
         )  # fmt: skip
-        slides.append({"slide_id": f"s{k}", "path": str(path), "mpp": MPP, "fingerprint": f"f{k}"})
+        slides.append({"slide_id": f"s{k}", "path": str(path), "mpp": MPP, "fingerprint": fingerprint(path)})
         lattice = Lattice(420, 300, MPP, MPP, SIZE)
         keep = np.random.default_rng(k).random(len(lattice)) < 0.2
         attrs = {**lattice.facts(), "slide_id": f"s{k}", "identity": "x"}

@@ -14,6 +14,7 @@ from histostudy.errors import FeatureError
 from histostudy.features.bags import Bags
 from histostudy.features.stage import COLUMNS, embed_slides, index_precomputed
 from histostudy.features.store import read_features
+from histostudy.files import fingerprint
 from histostudy.slides.reader import open_slide
 from histostudy.study import Features, Tiles
 from histostudy.tiles.store import TileSet, write_tiles
@@ -38,7 +39,7 @@ def cohort(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
         name = f"s{k}"
         path = tmp_path / f"{name}.tiff"
         slide(path, k)
-        slides.append({"slide_id": name, "path": str(path), "mpp": MPP, "fingerprint": f"f{k}"})
+        slides.append({"slide_id": name, "path": str(path), "mpp": MPP, "fingerprint": fingerprint(path)})
         if k == 2:
             tiled.append({"slide_id": name, "status": "failed", "file": "", "sha256": ""})
             continue

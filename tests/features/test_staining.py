@@ -30,6 +30,7 @@ from histostudy.features.staining import (
     stain_identity,
 )
 from histostudy.features.store import read_features
+from histostudy.files import fingerprint
 from histostudy.slides.reader import open_slide
 from histostudy.stain_keys import Stain
 from histostudy.study import Features, Tiles
@@ -80,7 +81,7 @@ def cohort(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     for k, image in enumerate(images):
         name, path = f"s{k}", tmp_path / f"s{k}.tiff"
         write_slide(path, image)
-        slides.append({"slide_id": name, "path": str(path), "mpp": MPP, "fingerprint": f"f{k}"})
+        slides.append({"slide_id": name, "path": str(path), "mpp": MPP, "fingerprint": fingerprint(path)})
         attrs = {
             "slide_id": name, "mpp_requested": 1.0, "mpp_effective": 1.0, "mpp_slide": MPP, "size_px": 64,
             "overlap_px": 0, "size_px0": 128.0, "width_px0": 640, "height_px0": 512, "identity": "x",

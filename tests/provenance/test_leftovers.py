@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from histostudy import codeversion
 from histostudy.files import atomic
-from histostudy.provenance.leftovers import alone, sweep
+from histostudy.provenance import leftovers
+from histostudy.provenance.leftovers import alone, begin, sweep
 
 
 def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
@@ -28,15 +31,32 @@ def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
     assert fresh.exists() and all(file.exists() for file in kept)
 
 
-def test_a_second_run_in_the_folder_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+OTHER = "from histostudy.provenance.leftovers import begin; begin(); print('here', flush=True); input()"
+
+
+def test_a_second_run_in_the_folder_is_noticed_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    locks = tmp_path / ".snakemake" / "locks"  # as Snakemake lays them: a pair a run
-    assert not alone()  # of runs without locks nothing is known
-    for run in (0, 1):
-        locks.mkdir(parents=True, exist_ok=True)
-        (locks / f"{run}.input.lock").touch()
-        (locks / f"{run}.output.lock").touch()
-        assert alone() == (run == 0)
+    monkeypatch.setattr(leftovers, "_HELD", [])
+    begin()
+    assert alone()
+    command = [sys.executable, "-c", OTHER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "here\n"
+        assert not alone()
+        assert not alone(), "the first look must not let go of what is held"
+        other.kill()  # no last words
+    assert alone()
+
+
+def test_where_the_disk_knows_no_locks_nobody_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(leftovers, "_HELD", [])
+    monkeypatch.setattr("fcntl.flock", refused)
+    begin()
+    assert not alone()
 
 
 @pytest.mark.parametrize("call", ["stat", "unlink"])

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from slides.drawn_slides import painted
 
-from histostudy.errors import TableError
+from histostudy.errors import StudyError, TableError
+from histostudy.hashcache import glance
+from histostudy.slides.reader import open_indexed
 from histostudy.slides.stage import inspect_slides
 from histostudy.slides.status import REASONS, explain
 
@@ -75,6 +77,38 @@ def test_a_rerun_keeps_what_holds(make_slide, tmp_path: Path) -> None:
     assert second["sha256"].tolist() == first["sha256"].tolist()
     assert (out / "thumbnails" / "a.tiff.jpg").stat().st_mtime_ns == stamps["a.tiff.jpg"]
     pd.testing.assert_frame_equal(inspect_slides(rows, out), second)
+
+
+def test_what_is_known_of_a_slide_holds_without_its_file(make_slide, tmp_path: Path) -> None:
+    paths = [make_slide("a.tiff"), make_slide("b.tiff", painted(400, 500, seed=1))]
+    rows, out = table(paths), tmp_path / "out"
+    rows["path_given"] = [f"$SLIDES/{path.name}" for path in paths]
+    first = inspect_slides(rows, out)
+    assert first["path"].tolist() == ["$SLIDES/a.tiff", "$SLIDES/b.tiff"]
+    assert first["glance"].tolist() == [glance(path) for path in paths]
+    paths[0].unlink()
+    rows["patient_id"] = ["other", "other"]
+    again = inspect_slides(rows, out)
+    assert again["patient_id"].tolist() == ["other", "other"]
+    pd.testing.assert_frame_equal(again.drop(columns="patient_id"), first.drop(columns="patient_id"))
+    rows["mpp"] = [0.25, np.nan]  # now it would have to be looked at
+    with pytest.raises(StudyError, match=r"a\.tiff: no such slide"):
+        inspect_slides(rows, out)
+
+
+def test_only_the_slide_that_was_indexed_is_opened(make_slide, tmp_path: Path) -> None:
+    path = make_slide("a.tiff")
+    row = inspect_slides(table([path]), tmp_path / "out").iloc[0].to_dict()
+    with open_indexed(row) as slide:
+        assert slide.mpp == row["mpp"]
+    moved = path.rename(tmp_path / "moved.tiff")
+    with open_indexed(row | {"path": moved}) as slide:
+        assert slide.mpp == row["mpp"]
+    with pytest.raises(StudyError, match=r"a\.tiff: no such slide"):
+        open_indexed(row)
+    make_slide("a.tiff", painted(400, 500, seed=1))
+    with pytest.raises(StudyError, match=r"a\.tiff: not the slide that was indexed"):
+        open_indexed(row)
 
 
 def test_the_users_errors_come_before_any_work(make_slide, tmp_path: Path) -> None:

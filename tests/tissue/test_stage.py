@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,11 @@ def test_shard_keeps_what_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     opened: list[str] = []
 
-    def fake(path: str, *, mpp: float) -> Drawn:
-        opened.append(path)
-        return Drawn(empty=path == "b.svs")
+    def fake(row: Mapping[str, Any]) -> Drawn:
+        opened.append(row["path"])
+        return Drawn(empty=row["path"] == "b.svs")
 
-    monkeypatch.setattr(reader, "open_slide", fake)
+    monkeypatch.setattr(reader, "open_indexed", fake)
     rows = pd.DataFrame(
         {
             "slide_id": ["a", "b", "c"],

@@ -106,8 +106,11 @@ def test_one_more_slide_touches_one_shard(clone: Checkout, drawn: tuple[Checkout
     assert jobs == once | {("slides_table",)} | AFTER_FEATURES
 
 
+OUTCOMES: set[Job] = AFTER_RUNS | TRAINED | {("cohort",), ("split",)}
 CODE = {
     "models/aggregators/abmil.py": AFTER_RUNS | {("train", "stroma", "abmil")},
+    # how outcomes are read says nothing of tiles
+    "cohort/outcomes.py": OUTCOMES,
     # nobody's here: drawn and told of it may be, trained it is not
     "models/aggregators/clam.py": {("all",), ("figures",), ("report",)},
     # the table of slides is joined by the code that joins the features
@@ -128,8 +131,9 @@ def test_a_changed_line_of_code_runs_what_it_touches(file: str, clone: Checkout)
         assert clone.jobs() == set()
 
 
-def test_a_tampered_feature_file_is_noticed_and_healed(clone: Checkout) -> None:
-    file = clone.folder / sorted(p.relative_to(clone.folder) for p in (clone.folder / FEATURES).glob("*.h5"))[0]
+@pytest.mark.parametrize("kind", [FEATURES / "*.h5", COHORT / "slides/thumbnails/*.jpg"], ids=["features", "thumbnail"])
+def test_a_tampered_file_behind_an_index_is_noticed_and_healed(kind: Path, clone: Checkout) -> None:
+    file = sorted(clone.folder.glob(str(kind)))[0]
     before = file.read_bytes()
     file.unlink()  # it may be a link into DVC's cache
     file.write_bytes(before[:-8] + b"tampered")

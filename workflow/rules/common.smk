@@ -10,7 +10,7 @@ from histostudy.model_kinds import BAG_KINDS
 from histostudy.plan import make_plan, use_this_environment
 from histostudy.provenance import behind, records
 from histostudy.provenance.following import follow
-from histostudy.provenance.leftovers import alone, sweep
+from histostudy.provenance.leftovers import alone, begin, sweep
 from histostudy.studyfile import read_study_file
 
 
@@ -68,7 +68,7 @@ def plan_study():
 
 def looked_at():
     """Indexes of the shards of stages that write a file a slide, which every plan looks at."""
-    folders = [Path(FOLDERS[stage]) for stage in ("tissue", "tiles", "features")]
+    folders = [Path(FOLDERS[stage]) for stage in ("slides", "tissue", "tiles", "features")]
     return [path for folder in [*folders, *pair_folders()] for path in PLAN.indexes(folder)]
 
 
@@ -114,6 +114,7 @@ LOOKS = re.compile(
     r"-[a-z]*n[a-z]*|-[lSD]|--(dry-?run|unlock|lint|list.*|(detailed-)?summary|dag|rulegraph|filegraph|d3dag|report)"
 )
 BEGUN = time.time()
+begin()
 # part of another workflow, which gives the study as the module's `config`
 MODULE = not workflow.modifier.is_main_snakefile()
 PLAN = plan_study()

@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histostudy.cohort.tables import ROW
+from histostudy.cohort.tables import ROW, VARIABLE
 from histostudy.errors import TableError, at
 from histostudy.hashcache import HashCache
+from histostudy.stages import record_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,14 +21,14 @@ def glances_of(slides: pd.DataFrame, folder: Path, source: str, hashes: HashCach
     """A glance at each slide: of its file, or the one noted by the slides stage where the file is not here.
 
     Who restores a study seldom has its slides. What was made of them holds without; a job that would have to read one
-    of them stops and says so.
+    of them stops and says so. A file of another name than was noted is another slide.
 
     Parameters
     ----------
     slides : DataFrame
         `slide_id`, `path` and the table's row of each.
     folder : Path
-        The slides stage's, with the indexes of its shards.
+        The slides stage's, with its records.
     source : str
         The slide table, for messages.
     hashes : HashCache
@@ -38,45 +39,41 @@ def glances_of(slides: pd.DataFrame, folder: Path, source: str, hashes: HashCach
     Raises
     ------
     TableError
-        If a slide is not here, and no result is.
+        If a slide is not here, and nothing is known of it.
     """
     paths = dict(zip(slides["slide_id"], slides["path"], strict=True))
     here = {s: path for s, path in paths.items() if path and (not check and hashes.knows(path) or Path(path).is_file())}
     seen = dict(zip(here, hashes.glances(here.values(), again=check), strict=True))
     gone = slides[~slides["slide_id"].isin(list(seen))]
-    if len(gone):
-        noted = _noted(folder)
-        unknown = gone[~gone["slide_id"].isin(list(noted))]
-        if len(unknown):
-            raise _missing(unknown.iloc[0], source, nobody=len(gone) == len(slides))
-        if check:
-            logger.warning(
-                "%d of %d slide files are not here (the first: %s): what was made of them is taken as it is",
-                len(gone), len(slides), gone["path"].iloc[0],
-            )  # fmt: skip
-        seen |= {slide: noted[slide] for slide in gone["slide_id"]}
+    for row in gone.to_dict("records"):
+        noted = noted_of(folder, row["slide_id"], row["path"])
+        if noted is None:
+            raise _missing(row["path"], int(row[ROW]), source, nobody=len(gone) == len(slides))
+        seen[row["slide_id"]] = noted["glance"]
+    if check and len(gone):
+        logger.warning(
+            "%d of %d slide files are not here (the first: %s): what was made of them is taken as it is",
+            len(gone), len(slides), gone["path"].iloc[0],
+        )  # fmt: skip
     return [seen[slide] for slide in paths]
 
 
-def _noted(folder: Path) -> dict[str, str]:
-    """Glances that the slides stage took, by slide."""
-    import pandas as pd
-
-    noted: dict[str, str] = {}
-    for index in folder.glob("shard-*.parquet"):
-        table = pd.read_parquet(index)
-        if "glance" in table:  # as other versions wrote it, it says nothing of use
-            noted |= dict(zip(table["slide_id"], table["glance"], strict=True))
-    return noted
+def noted_of(folder: Path, slide_id: str, path: str) -> dict[str, str] | None:
+    """What the slides stage noted of a file of this name: its `glance` and `fingerprint`; None where it did not."""
+    record = record_of(folder, slide_id)
+    if record is None or not path or record.get("file_name") != Path(path).name:
+        return None
+    return {key: str(record[key]) for key in ("glance", "fingerprint")}
 
 
-def _missing(row: pd.Series, source: str, *, nobody: bool) -> TableError:
+def _missing(path: str, row: int, source: str, *, nobody: bool) -> TableError:
     """The error for a slide without a file; where none has one, the table or the mount is wrong."""
-    if not row["path"]:
-        what, todo = "no path", "give it one, or write why not in the column `exclude`"
-    elif nobody:
-        what = f"none of the slide files is there (the first: {row['path']})"
-        todo = "paths are relative to the table's own folder; environment variables may be used"
-    else:
-        what, todo = f"no slide file {row['path']}", "mend the path, or write why in the column `exclude`"
-    return TableError(what, where=at(source, row=int(row[ROW]), column="path"), todo=todo)
+    where = at(source, row=row, column="path")
+    if not path:
+        return TableError("no path", where=where, todo="give it one, or write why not in the column `exclude`")
+    if unknown := VARIABLE.search(path):
+        what, name = f"environment variable {unknown.group()} is not set", unknown.group(1).strip("{}")
+        return TableError(what, where=where, todo=f"export {name}=...")
+    what = f"none of the slide files is there (the first: {path})" if nobody else f"no slide file {path}"
+    todo = "mend the path (relative ones are relative to the table's own folder; environment variables may be used), "
+    return TableError(what, where=where, todo=todo + "mount the disk, or write why not in the column `exclude`")

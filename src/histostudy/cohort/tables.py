@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Where a row stood in its file (2 is the first below the header); for messages, not for analysis.
 ROW = "table_row"
+#: An environment variable in a path; one that is left in it is not set.
+VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 #: What `exclude` may say besides a reason in words.
 YES, NO = frozenset({"1", "1.0", "true", "yes", "y", "x", "t"}), frozenset({"0", "0.0", "false", "no", "n", "f"})
 
@@ -211,9 +213,10 @@ def _check_ids(table: pd.DataFrame, column: str, path: Path) -> None:
 def read_slides(path: str | Path) -> pd.DataFrame:
     """Read and check the slide table.
 
-    Columns: `slide_id`, `patient_id`; optional `path` (environment variables and ``~`` expanded; relative to
-    the table's own folder first, then the working directory), `mpp`, `site`, `stain`, `exclude` (yes, or a
-    reason). Whether the slide files are there is asked before work starts, see `histostudy.cohort.slidefiles`.
+    Columns: `slide_id`, `patient_id`; optional `path` (environment variables and ``~`` expanded, a path with a variable
+    that is not set left as it is; relative to the table's own folder first, then the working directory), `mpp`, `site`,
+    `stain`, `exclude` (yes, or a reason). Whether the slide files are there is asked before work starts, see
+    `histostudy.cohort.slidefiles`.
 
     Returns
     -------
@@ -224,7 +227,7 @@ def read_slides(path: str | Path) -> pd.DataFrame:
     Raises
     ------
     TableError
-        For bad or duplicate ids, a path with an unknown variable, or an mpp that is no positive number.
+        For bad or duplicate ids, or an mpp that is no positive number.
     """
     path = Path(path)
     table = read_table(path, required=("slide_id", "patient_id"))
@@ -236,7 +239,7 @@ def read_slides(path: str | Path) -> pd.DataFrame:
     else:
         table["mpp"] = math.nan
     table["path_given"] = table["path"].fillna("") if "path" in table else ""
-    table["path"] = [_resolve(cell, path, row) for cell, row in zip(table["path_given"], table[ROW], strict=True)]
+    table["path"] = [_resolve(cell, path) for cell in table["path_given"]]
     return table.sort_values("slide_id", ignore_index=True)
 
 
@@ -249,17 +252,10 @@ def _mpp(cell: object, path: Path, row: int) -> float:
     return value
 
 
-def _resolve(cell: str, table: Path, row: int) -> str:
-    if not cell:
-        return ""
+def _resolve(cell: str, table: Path) -> str:
     expanded = os.path.expanduser(os.path.expandvars(cell))
-    unknown = re.search(r"\$(\w+|\{[^}]*\})", expanded)
-    if unknown:
-        raise TableError(
-            f"environment variable {unknown.group()} is not set",
-            where=at(table, row=row, column="path"),
-            todo=f"export {unknown.group(1).strip('{}')}=...",
-        )
+    if not cell or VARIABLE.search(expanded):
+        return expanded
     beside = table.parent / expanded
     if not beside.exists() and Path(expanded).exists():
         return expanded

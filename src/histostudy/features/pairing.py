@@ -112,13 +112,13 @@ class _Work:
         return {"pairs": self.shared, "slide": row["fingerprint"], "mpp": row["mpp"], "tiles": row["tiles_identity"]}
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        from histostudy.slides.reader import open_slide
+        from histostudy.slides.reader import open_indexed
         from histostudy.tiles.store import read_tiles
 
         # of the slide alone: studies of one cohort share the pairs, whatever their seeds
         seed = derive_seed(0, "pairs", row["slide_id"])
         coords = read_tiles(self.tiles_dir / row["tiles_file"]).coords
-        with open_slide(row["path"], mpp=row["mpp"]) as slide:
+        with open_indexed(row) as slide:
             # the pixels that the study's features are of, those of a decoder that shrinks too
             source: TileSource = Reader(slide, fast_scale=self.tiles.jpeg_scale == "fast")
             if self.normaliser is not None:

@@ -83,7 +83,7 @@ class _Work:
         return fast | ({"scales": made} if made else {})
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        from histostudy.slides.reader import open_slide
+        from histostudy.slides.reader import open_indexed
         from histostudy.tiles.store import read_tiles
 
         name = f"{row['slide_id']}.h5"
@@ -91,7 +91,7 @@ class _Work:
         identity = {**self.shared, "mpp_slide": float(row["mpp"]), "tiles": row["tiles_identity"]}
         laid = read_tiles(tiled)
         coords = laid.coords
-        with open_slide(row["path"], mpp=row["mpp"]) as slide:
+        with open_indexed(row) as slide:
             source: TileSource = Reader(slide, self.workers, self.tiles.jpeg_scale == "fast")
             stain = {}
             if self.normaliser is not None:

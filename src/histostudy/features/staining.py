@@ -219,11 +219,11 @@ def describe_slides(
         }  # fmt: skip
 
     def work(row: Mapping[str, Any]) -> tuple[None, dict[str, Any]]:
-        from histostudy.slides.reader import open_slide
+        from histostudy.slides.reader import open_indexed
         from histostudy.tiles.store import read_tiles
 
         coords = read_tiles(Path(tiles_dir) / row["tiles_file"]).coords
-        with open_slide(row["path"], mpp=row["mpp"]) as slide:
+        with open_indexed(row) as slide:
             pixels = slide_pixels(slide, coords, tiles)
         return None, {"n_tiles": min(len(coords), FIT_TILES)} | stain_facts(pixels)
 

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from histostudy.provenance.records import SNAKEMAKE
 
 logger = logging.getLogger(__name__)
 
+#: Held open by every run, and by a cluster's jobs.
+RUNNING = SNAKEMAKE / "histostudy" / "running"
+_HELD: list[IO[str]] = []
 #: Names that `histostudy.files.atomic` gives: of the stem, eight letters, and the suffix.
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 
 
+def begin() -> None:
+    """Let other runs in the working directory know of this one, for as long as its process lives."""
+    RUNNING.parent.mkdir(parents=True, exist_ok=True)
+    _HELD.append(RUNNING.open("a"))
+    _share()
+
+
 def alone() -> bool:
-    """Whether this run is the only one in the working directory: of two studies, each holds a lock on its outputs."""
-    return len(list((SNAKEMAKE / "locks").glob("*.output.lock"))) == 1
+    """Whether no other run has begun in the working directory that has not ended.
+
+    The system lets go of what a killed process held; Snakemake's own locks stay then, or are cleared for everybody.
+    """
+    try:
+        fcntl.flock(_HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another's, or a disk that knows no locks: nobody is alone there
+        return False
+    finally:
+        _share()
+    return True
+
+
+def _share() -> None:
+    with suppress(OSError):
+        fcntl.flock(_HELD[-1], fcntl.LOCK_SH)
 
 
 def sweep(folder: Path, before: float) -> list[Path]:

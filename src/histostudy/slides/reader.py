@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from histostudy.errors import BadSlideError, StudyError
+from histostudy.files import fingerprint
 from histostudy.slides.base import Slide
 from histostudy.slides.scale import resolve_mpp
 
-__all__ = ["Backend", "Slide", "open_raw", "open_slide"]
+__all__ = ["Backend", "Slide", "open_indexed", "open_raw", "open_slide"]
 
 Backend = Literal["auto", "native", "openslide", "fastslide"]
 
@@ -39,6 +41,28 @@ def open_slide(path: str | Path, *, mpp: float | None = None, backend: Backend =
         slide.close()
         raise
     return slide
+
+
+def open_indexed(row: Mapping[str, Any]) -> Slide:
+    """Open the slide that an index is of, wherever it lies on this machine.
+
+    Parameters
+    ----------
+    row : mapping
+        `path` (on this machine), `mpp` and `fingerprint` of the slide, as the slides stage settled them.
+
+    Raises
+    ------
+    BadSlideError
+        As `open_slide`.
+    StudyError
+        If there is no such file, or it is of another content than the one that was indexed.
+    """
+    path = Path(row["path"])
+    if path.is_file() and fingerprint(path) != row["fingerprint"]:
+        todo = "mount the disk with the one that was, or plan again where this one is seen"
+        raise StudyError("not the slide that was indexed", where=path, todo=todo)
+    return open_slide(path, mpp=float(row["mpp"]))
 
 
 def open_raw(path: str | Path, *, backend: Backend = "auto") -> Slide:

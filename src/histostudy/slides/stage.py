@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histostudy.codeversion import code_version
+from histostudy.cohort.slidefiles import noted_of
 from histostudy.errors import BadSlideError, TableError
 from histostudy.files import atomic, fingerprint
 from histostudy.hashcache import glance
@@ -47,32 +48,26 @@ def inspect_slides(rows: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
     DataFrame
         One row a slide, sorted by `slide_id`, with the columns of `COLUMNS`; `status` is ``ok`` or
         ``failed``, `file` repeats `thumbnail` and `sha256` is its checksum. What is known of a slide that
-        fails (size, the wrong mpp in `mpp_metadata`) is there too. `path` is as the table gives it, the same on all
+        fails (size, the wrong mpp in `mpp_metadata`) is there too. `path` is as the table gave it, the same on all
         machines.
 
     Raises
     ------
     TableError
-        If a path does not exist (the table or the mount is wrong, not the slide), or an mpp of the table
-        cannot be true. Nothing is written then.
+        If a path does not exist (the table or the mount is wrong, not the slide) and nothing is known of it, or an mpp
+        of the table cannot be true. Nothing is written then.
     """
     records = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+    known = {row["slide_id"]: _known(row, out_dir) for row in records}
     for row in records:
-        if not Path(row["path"]).is_file():
-            raise TableError(
-                f"slide {row['slide_id']}: no file {row['path']}",
-                todo="mend the path in the slide table, or mount the disk",
-            )
         _table_mpp(row)  # a wrong value is said before any work
-    prints = {row["slide_id"]: fingerprint(row["path"]) for row in records}
     code = code_version("histostudy.slides.stage")
 
     def identity_of(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"slide": prints[row["slide_id"]], "mpp": _table_mpp(row), "code": code}
+        return {"slide": known[row["slide_id"]]["fingerprint"], "mpp": _table_mpp(row), "code": code}
 
     def work(row: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        facts = {"fingerprint": prints[row["slide_id"]], "glance": glance(row["path"])}
-        return _inspect(row, facts, out_dir)
+        return _inspect(row, {**known[row["slide_id"]], "file_name": Path(row["path"]).name}, out_dir)
 
     index = run_shard(rows, work, out_dir=out_dir, identity_of=identity_of, what="slides")
     here = {row["slide_id"]: (row["patient_id"], str(row.get("path_given", row["path"]))) for row in records}
@@ -88,6 +83,19 @@ def inspect_slides(rows: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
     for column in ("mpp_source", "vendor", "backend"):
         index[column] = index[column].fillna("").astype(str)
     return index
+
+
+def _known(row: Mapping[str, Any], out_dir: Path) -> dict[str, str]:
+    """Fingerprint of a slide's file and a glance at it; those that were noted where the file is not here."""
+    if Path(row["path"]).is_file():
+        return {"fingerprint": fingerprint(row["path"]), "glance": glance(row["path"])}
+    noted = noted_of(out_dir, row["slide_id"], str(row["path"]))
+    if noted is None:
+        raise TableError(
+            f"slide {row['slide_id']}: no file {row['path']}",
+            todo="mend the path in the slide table, or mount the disk",
+        )
+    return noted
 
 
 def _table_mpp(row: Mapping[str, Any]) -> float | None:

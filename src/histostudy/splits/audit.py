@@ -120,8 +120,10 @@ def _files(slides: pd.DataFrame) -> dict[str, set[str]]:
     if "path" not in slides:
         return {}
     named = slides[slides["path"].fillna("") != ""]
+    # by what the table says of them, which is the same on all machines
+    said = named["path_given" if "path_given" in named else "path"]
     owners = named.groupby("path")["patient_id"].agg(lambda p: {str(x) for x in p})
-    return {str(path): found for path, found in owners.items() if len(found) > 1}
+    return {str(said[named["path"] == path].iloc[0]): found for path, found in owners.items() if len(found) > 1}
 
 
 def _shared(a: set[str], b: set[str], files: dict[str, set[str]]) -> list[str]:

@@ -111,7 +111,7 @@ def segment_slides(slides_index: pd.DataFrame, tissue: Tissue, out_dir: Path) ->
         One row a slide (see `histostudy.stages.run_shard`) with `tissue_area_um2`, `sections`, `pen_area_um2` and
         `working_mpp`.
     """
-    from histostudy.slides.reader import open_slide
+    from histostudy.slides.reader import open_indexed
 
     out_dir.mkdir(parents=True, exist_ok=True)
     parameters = {
@@ -124,7 +124,7 @@ def segment_slides(slides_index: pd.DataFrame, tissue: Tissue, out_dir: Path) ->
         return {"slide": row["fingerprint"], "mpp": float(row["mpp"]), **parameters}
 
     def work(row: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        with open_slide(row["path"], mpp=float(row["mpp"])) as slide:
+        with open_indexed(row) as slide:
             collection, stats = segment_slide(slide, tissue)
         name = f"{row['slide_id']}.geojson"
         write_text(out_dir / name, compact(collection))

@@ -299,7 +299,7 @@ class _Artist:
         """Tiles of highest and lowest attention of the slide with the highest prediction."""
         import pandas as pd
 
-        from histostudy.slides.reader import open_slide
+        from histostudy.slides.reader import open_indexed
 
         look = self._look(str(planned.task))["high"]
         order = np.argsort(-look["attention"], kind="stable")
@@ -307,8 +307,7 @@ class _Artist:
         picked = np.concatenate([order[:most], order[-most:]])
         facts = self._facts(look["slide"])
         coords = self.bags.coords[self.bags.slide_rows(look["slide"])][picked]
-        given = float(facts["mpp"]) if facts["mpp_source"] == "table" else None
-        with open_slide(self._path(look["slide"]), mpp=given) as slide:
+        with open_indexed(facts | {"path": self._path(look["slide"])}) as slide:
             images = np.stack(list(slide.read_tiles(coords, self.study.tiles.size, self.study.tiles.mpp)))
         ranks = np.concatenate([np.arange(1, most + 1), np.arange(len(order) - most + 1, len(order) + 1)])
         groups = ["highest"] * most + ["lowest"] * most

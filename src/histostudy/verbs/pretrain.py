@@ -153,7 +153,7 @@ def _normaliser(study: Study, layout: Layout, slides: pd.DataFrame, tiles: pd.Da
     if stain is None:
         return None
     from histostudy.features.staining import load_normaliser, slide_pixels
-    from histostudy.slides.reader import open_slide
+    from histostudy.slides.reader import open_indexed
     from histostudy.tiles.store import read_tiles
 
     normaliser = load_normaliser(stain, study.tiles)
@@ -163,7 +163,7 @@ def _normaliser(study: Study, layout: Layout, slides: pd.DataFrame, tiles: pd.Da
     def normalise(tile: np.ndarray, slide_id: str) -> np.ndarray:
         if slide_id not in fits:
             coords = read_tiles(layout.tiles / files[slide_id]).coords
-            with open_slide(of.loc[slide_id, "path"], mpp=of.loc[slide_id, "mpp"]) as slide:
+            with open_indexed(of.loc[slide_id]) as slide:
                 fits[slide_id] = normaliser.fit(slide_pixels(slide, coords, study.tiles))
         return normaliser.apply(tile[None], fits[slide_id])[0]
 

@@ -95,6 +95,7 @@ def cases_of(tables: Tables, task: Segmentation) -> list[Case]:
                 float(row["mpp"]),
                 int(row["width_px0"]),
                 int(row["height_px0"]),
+                str(row["fingerprint"]),
                 str(row["tissue_identity"]),
                 tables.layout.tissue / f"{row['slide_id']}{SUFFIX}",
                 annotations,
@@ -148,7 +149,7 @@ def overlay_parts(tables: Tables, task: Segmentation, slides: pd.DataFrame) -> l
     """
     import numpy as np
 
-    from histostudy.slides.reader import open_slide
+    from histostudy.slides.reader import open_indexed
     from histostudy.training.segmentation.annotations import read_annotations
     from histostudy.training.segmentation.cases import View
     from histostudy.training.segmentation.stage import shuffled
@@ -172,7 +173,7 @@ def overlay_parts(tables: Tables, task: Segmentation, slides: pd.DataFrame) -> l
         run = tables.layout.runs(task.name, model) / f"r{repeat}f{fold}" / "outlines" / f"{slide_id}{SUFFIX}"
         found = read_annotations(run, task.model_copy(update={"classes": {name: [name] for name in task.labels}}))
         called = {task.labels[k - 1]: p for k, p in found.painted}
-        with open_slide(case.path, mpp=case.mpp) as slide:
+        with open_indexed(vars(case)) as slide:
             rgb = slide.shrunk(max(1.0, max(case.width_px0, case.height_px0) / 700))
 
         def rings(shapes: dict[str, Any]) -> dict[str, list[np.ndarray]]:

@@ -20,7 +20,17 @@ logger = logging.getLogger(__name__)
 
 #: What a row of a study's feature index says besides the file: one column a fact, from the stage that knows it.
 FACTS = {
-    "slides": ["mpp", "mpp_source", "mpp_metadata", "width_px0", "height_px0", "vendor", "backend", "thumbnail"],
+    "slides": [
+        "mpp",
+        "mpp_source",
+        "mpp_metadata",
+        "width_px0",
+        "height_px0",
+        "vendor",
+        "backend",
+        "thumbnail",
+        "fingerprint",
+    ],
     "tissue": ["tissue_area_um2", "sections", "pen_area_um2", "tissue_identity"],
     "tiles": ["mpp_effective", "size_px0"],
 }

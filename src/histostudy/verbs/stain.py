@@ -171,14 +171,13 @@ def _pixels(tiles: np.ndarray) -> np.ndarray:
 
 def _read(tables: Tables, row: dict[str, object], most: int) -> np.ndarray:
     """Tiles of a slide, evenly over it."""
-    from histostudy.slides.reader import open_slide
+    from histostudy.slides.reader import open_indexed
     from histostudy.tiles.store import read_tiles
 
     study, slides = tables.study, tables.cohort.slides
     coords = read_tiles(tables.layout.tiles / f"{row['slide_id']}.h5").coords
     path = slides.loc[slides["slide_id"] == row["slide_id"], "path"].iloc[0]
-    given = float(row["mpp"]) if row["mpp_source"] == "table" else None  # type: ignore[arg-type]
-    with open_slide(path, mpp=given) as slide:
+    with open_indexed(row | {"path": path}) as slide:
         return np.stack(
             list(slide.read_tiles(coords[spaced(len(coords), max(LEAST, most))], study.tiles.size, study.tiles.mpp))
         )

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from histostudy.errors import ConfigError, ModelError
+from histostudy.files import fingerprint
 from histostudy.simulate.pyramid import write_pyramid
 from histostudy.study import Model, Study, Training
 from histostudy.tasks import Segmentation
@@ -55,7 +56,8 @@ def _case(folder: Path, number: int) -> Case:
     rgb = np.clip(rgb + rng.normal(0, 6, rgb.shape), 0, 255).astype(np.uint8)
     write_pyramid(folder / f"s{number}.tiff", rgb, MPP)
     drawn = _collection(folder / f"s{number}.drawn.geojson", ("A", common & ~rare), ("B", rare))
-    return Case(f"s{number}", f"p{number}", str(folder / f"s{number}.tiff"), MPP, SIDE, SIDE, str(number),
+    path = folder / f"s{number}.tiff"
+    return Case(f"s{number}", f"p{number}", str(path), MPP, SIDE, SIDE, fingerprint(path), str(number),
                 _collection(folder / f"s{number}.geojson", ("Tissue", tissue)), drawn)  # fmt: skip
 
 

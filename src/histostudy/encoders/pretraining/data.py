@@ -152,14 +152,14 @@ class SlideTiles:
 
     def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """Tiles, each slide opened once."""
-        from histostudy.slides.reader import open_slide
+        from histostudy.slides.reader import open_indexed
 
         wanted = np.asarray(numbers)
         of_slide = np.searchsorted(self.starts, wanted, side="right") - 1
         for slide in np.unique(of_slide):
             places = self.coords[slide][wanted[of_slide == slide] - self.starts[slide]]
             with ExitStack() as stack:
-                reader = stack.enter_context(open_slide(self.rows[slide]["path"], mpp=self.rows[slide]["mpp"]))
+                reader = stack.enter_context(open_indexed(self.rows[slide]))
                 yield from reader.read_tiles(places, self.tiles.size, self.tiles.mpp)
 
 

@@ -40,7 +40,9 @@ class Case:
         Its scale, um per level-0 pixel.
     width_px0, height_px0 : int
     fingerprint : str
-        Identity of the slide's tissue, which holds that of the slide.
+        Of the slide.
+    tissue_identity : str
+        Of the slide's tissue, which holds that of the slide.
     tissue : Path
         GeoJSON of the tissue stage.
     annotations : Path
@@ -56,6 +58,7 @@ class Case:
     width_px0: int
     height_px0: int
     fingerprint: str
+    tissue_identity: str
     tissue: Path
     annotations: Path
     drawn_for: tuple[int, int] | None = None
@@ -144,11 +147,11 @@ class OpenSlides:
 
     def of(self, case: Case) -> Slide:
         """The slide of a case."""
-        from histostudy.slides.reader import open_slide
+        from histostudy.slides.reader import open_indexed
 
         if case.slide_id not in self._open:
             while len(self._open) >= OPEN:
                 self._open.popitem(last=False)[1].close()
-            self._open[case.slide_id] = open_slide(case.path, mpp=case.mpp)
+            self._open[case.slide_id] = open_indexed(vars(case))
         self._open.move_to_end(case.slide_id)
         return self._open[case.slide_id]

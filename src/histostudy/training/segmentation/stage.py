@@ -138,7 +138,7 @@ def _defaults() -> Any:
 
 
 def _digest(case: Case) -> str:
-    return digest_of([case.slide_id, case.patient_id, case.fingerprint, case.mpp, sha256(case.annotations),
+    return digest_of([case.slide_id, case.patient_id, case.tissue_identity, case.mpp, sha256(case.annotations),
                       case.drawn_for])  # fmt: skip
 
 

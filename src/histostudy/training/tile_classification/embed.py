@@ -21,7 +21,7 @@ from histostudy.errors import BadSlideError, FeatureError, StudyError
 from histostudy.features.store import check_finite
 from histostudy.files import atomic, digest_of, fingerprint, read_json, sha256, write_json, write_table
 from histostudy.log import progress
-from histostudy.slides.reader import open_slide
+from histostudy.slides.reader import open_indexed
 from histostudy.stages import RECORDS
 from histostudy.training.tile_classification.table import Scale, TileTable
 
@@ -270,7 +270,7 @@ def _cut(fact: Mapping[str, Any], places: np.ndarray, coords: np.ndarray, scale:
     assert scale.size is not None
     done: set[int] = set()
     try:
-        with open_slide(fact["path"], mpp=fact["mpp"]) as slide:
+        with open_indexed(fact) as slide:
             side = scale.size * scale.mpp / slide.mpp
             ends = coords + side
             # a corner was rounded to a pixel, and so may its far end be
