@@ -106,7 +106,7 @@ def test_one_more_slide_touches_one_shard(clone: Checkout, drawn: tuple[Checkout
     assert jobs == once | {("slides_table",)} | AFTER_FEATURES
 
 
-OUTCOMES: set[Job] = AFTER_RUNS | TRAINED | {("cohort",), ("split",)}
+OUTCOMES: set[Job] = AFTER_RUNS | TRAINED | {("bags",), ("cohort",), ("split",)}
 CODE = {
     "models/aggregators/abmil.py": AFTER_RUNS | {("train", "stroma", "abmil")},
     # how outcomes are read says nothing of tiles
